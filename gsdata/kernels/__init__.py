@@ -1,0 +1,1 @@
+"""Renderers: ``reference`` (float64, normative), ``dense`` (plain torch), ``cpu`` (Numba)."""

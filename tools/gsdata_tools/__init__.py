@@ -1,0 +1,1 @@
+"""The ``gsd-*`` commands. This package imports ``gsdata``; ``gsdata`` never imports this one."""
