@@ -173,7 +173,15 @@ class Codes:
     def __post_init__(self) -> None:
         # Gaussians checks the same shapes; one rule, one place.
         same = Gaussians(
-            self.means, self.cholesky, self.colors, self.counts, self.size, None, self.antialias, self.background, self.kernel
+            self.means,
+            self.cholesky,
+            self.colors,
+            self.counts,
+            self.size,
+            None,
+            self.antialias,
+            self.background,
+            self.kernel,
         )
         for name in ("counts", "size", "background"):
             object.__setattr__(self, name, getattr(same, name))

@@ -1,0 +1,316 @@
+"""The container: bytes <-> named, checksummed sections. It knows nothing of Gaussians (FORMAT.md, "Container").
+
+    preamble (36 bytes) | header (canonical msgpack) | section table (28 bytes each) | sections, without holes
+
+Reading is two steps, so that nothing is allocated on a stranger's word: ``read_container`` checks the structure and the
+checksum of everything before the sections; ``Container.read`` checks one section's stored bytes, then the size that its
+zstd frame declares against the size that the *caller* derived, and only then decompresses.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import zstandard
+
+from gsdata import canonical
+from gsdata.errors import ChecksumError, FormatError, LimitError, VersionError
+
+MAGIC = b"\x89GSD\r\n\x1a\n"
+VERSION = (0, 1)
+PREAMBLE = struct.Struct("<8sHHIIIQ")  # magic, major, minor, flags, header length, section count, file length
+CRC = struct.Struct("<I")
+PREAMBLE_SIZE = PREAMBLE.size + CRC.size
+SECTION = struct.Struct("<HBBIIIIQ")  # stream, codec, zero, chunk, stored size, raw size, crc of stored bytes, offset
+STORED, ZSTD = 0, 1
+CODEC_NAMES = {STORED: "stored", ZSTD: "zstd"}
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+
+MAX_HEADER = 4 << 20
+MAX_SECTIONS = 1 << 20
+MAX_RAW = 64 << 20
+
+
+class Source(Protocol):
+    """Where bytes come from: ``size`` of all, and ``read`` of a range (short at the end, never blocking)."""
+
+    size: int
+    name: str
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Up to ``length`` bytes from ``offset``."""
+
+
+class MemorySource:
+    """Bytes in memory."""
+
+    def __init__(self, data: bytes, name: str = "<bytes>") -> None:
+        self.data, self.name, self.size = data, name, len(data)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Up to ``length`` bytes from ``offset``."""
+        return self.data[offset : offset + length]
+
+
+class FileSource:
+    """An open file, read by position: threads and forked workers share the descriptor without sharing an offset.
+
+    A file that is replaced (not overwritten) stays readable as it was when it was opened.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.name = os.fspath(path)
+        self._file = Path(path).open("rb")  # noqa: SIM115 (lives as long as this object)
+        self.size = os.fstat(self._file.fileno()).st_size
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Up to ``length`` bytes from ``offset``.
+
+        Raises:
+            ValueError: the source was closed.
+        """
+        return os.pread(self._file.fileno(), length, offset)
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        self._file.close()
+
+
+@dataclass(frozen=True)
+class Section:
+    """One entry of the section table: where a chunk of a stream lies and how it is stored."""
+
+    stream: str
+    chunk: int
+    codec: int
+    stored_size: int
+    raw_size: int
+    crc: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class Container:
+    """An opened container: its header, its section table and the source of its sections."""
+
+    source: Source
+    version: tuple[int, int]
+    header: dict[str, Any]
+    header_bytes: bytes
+    sections: tuple[Section, ...]
+
+    @property
+    def data_offset(self) -> int:
+        """Where the first section begins: everything before is preamble, header and table."""
+        return PREAMBLE_SIZE + len(self.header_bytes) + SECTION.size * len(self.sections)
+
+    def read_stored(self, section: Section) -> bytes:
+        """The stored bytes of a section, once their checksum is right.
+
+        Raises:
+            ChecksumError: they differ from what was written.
+            FormatError: the file became shorter since it was opened.
+        """
+        data = self.source.read(section.offset, section.stored_size)
+        where = f"{self.source.name}: section {section.stream!r} of chunk {section.chunk} at offset {section.offset}"
+        if len(data) != section.stored_size:
+            raise FormatError(f"{where}: {section.stored_size} bytes expected, {len(data)} found; did the file change?")
+        if zlib.crc32(data) != section.crc:
+            raise ChecksumError(
+                f"{where}: checksum {zlib.crc32(data):08x} found, {section.crc:08x} expected; the file is damaged, get it again"
+            )
+        return data
+
+    def read(self, section: Section, raw_size: int) -> bytes:
+        """The decoded bytes of a section.
+
+        Args:
+            section: one of ``sections``.
+            raw_size: its decoded size, derived by the caller from counts and bit widths, never from the file's table.
+
+        Raises:
+            FormatError, ChecksumError, LimitError: sizes disagree, bytes are damaged, or the frame is not as required.
+        """
+        where = f"{self.source.name}: section {section.stream!r} of chunk {section.chunk} at offset {section.offset}"
+        if raw_size > MAX_RAW:
+            raise LimitError(f"{where}: {raw_size} bytes decoded, more than the limit of {MAX_RAW}")
+        if section.raw_size != raw_size:
+            raise FormatError(
+                f"{where}: the table says {section.raw_size} decoded bytes, the header implies {raw_size}"
+            )
+        data = self.read_stored(section)
+        if section.codec == STORED:
+            return data
+        return _decompress(data, raw_size, where)
+
+
+def _decompress(data: bytes, raw_size: int, where: str) -> bytes:
+    try:
+        # Skippable frames and other magics would pass the library's own checks.
+        if data[:4] != ZSTD_MAGIC:
+            raise FormatError(f"{where}: not a zstd frame")
+        frame = zstandard.get_frame_parameters(data)
+        if frame.content_size != raw_size or frame.has_checksum or frame.dict_id:
+            raise FormatError(
+                f"{where}: the zstd frame must declare {raw_size} decoded bytes, no checksum and no dictionary; "
+                f"found {frame.content_size}, {frame.has_checksum}, {frame.dict_id}"
+            )
+        raw = zstandard.ZstdDecompressor().decompress(data, max_output_size=raw_size, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise FormatError(f"{where}: zstd cannot decode it: {error}") from None
+    if len(raw) != raw_size:
+        raise FormatError(f"{where}: {raw_size} decoded bytes expected, {len(raw)} found")
+    return raw
+
+
+def write_container(header: Mapping[str, Any], streams: Sequence[tuple[str, int, bytes]], level: int) -> bytes:
+    """The bytes of a container.
+
+    Args:
+        header: becomes canonical msgpack; its ``streams`` lists the stream names in their order.
+        streams: (stream name, chunk number, raw bytes); sorted here by chunk, then by the order of the names.
+        level: zstd level; a section that zstd does not shrink is stored as it is.
+
+    Raises:
+        LimitError: the header, a section or their number exceeds the limits of the format.
+        ValueError: the header holds what canonical msgpack cannot.
+    """
+    names = list(header["streams"])
+    header_bytes = canonical.encode(header)
+    if len(header_bytes) > MAX_HEADER:
+        raise LimitError(
+            f"the header would take {len(header_bytes)} bytes, the limit is {MAX_HEADER}; shorten the metadata"
+        )
+    if len(streams) > MAX_SECTIONS:
+        raise LimitError(f"{len(streams)} sections, the limit is {MAX_SECTIONS}; use larger chunks")
+    compressor = zstandard.ZstdCompressor(level=level, write_checksum=False, write_content_size=True, threads=0)
+    offset = PREAMBLE_SIZE + len(header_bytes) + SECTION.size * len(streams)
+    table, payload = bytearray(), []
+    for name, chunk, raw in sorted(streams, key=lambda item: (item[1], names.index(item[0]))):
+        if len(raw) > MAX_RAW:
+            raise LimitError(
+                f"chunk {chunk} of {name!r} has {len(raw)} bytes, the limit is {MAX_RAW}; use smaller chunks"
+            )
+        packed = compressor.compress(raw)
+        codec, stored = (ZSTD, packed) if len(packed) < len(raw) else (STORED, raw)
+        table += SECTION.pack(names.index(name), codec, 0, chunk, len(stored), len(raw), zlib.crc32(stored), offset)
+        payload.append(stored)
+        offset += len(stored)
+    preamble = PREAMBLE.pack(MAGIC, *VERSION, 0, len(header_bytes), len(streams), offset)
+    crc = zlib.crc32(bytes(table), zlib.crc32(header_bytes, zlib.crc32(preamble)))
+    return b"".join([preamble, CRC.pack(crc), header_bytes, bytes(table), *payload])
+
+
+def read_container(source: Source) -> Container:
+    """Check everything that comes before the sections, and the table's claims about them.
+
+    Raises:
+        FormatError: not a ``.gsd`` file, truncated, or malformed (the message says where).
+        VersionError: written for a reader of another version.
+        ChecksumError: preamble, header or table were damaged.
+        LimitError: a length exceeds the limits of the format.
+    """
+    name = source.name
+    preamble = source.read(0, PREAMBLE_SIZE)
+    if preamble[:8] != MAGIC:
+        raise FormatError(f"{name}: {_what_else(source.read(0, 512))}")
+    if len(preamble) < PREAMBLE_SIZE:
+        raise FormatError(
+            f"{name}: truncated: {len(preamble)} bytes, even the preamble has {PREAMBLE_SIZE}; get it again"
+        )
+    _, major, minor, flags, header_length, section_count, file_length = PREAMBLE.unpack_from(preamble)
+    if (major, minor) != VERSION:
+        raise VersionError(
+            f"{name}: format version {major}.{minor} at offset 8, this reader knows {VERSION[0]}.{VERSION[1]} only "
+            "(before 1.0 every version is its own); use the gsdata release that wrote it, or write it again"
+        )
+    if file_length != source.size:
+        state = "truncated" if source.size < file_length else "has trailing bytes"
+        raise FormatError(
+            f"{name}: {state}: {source.size} bytes found, {file_length} expected (offset 24); get it again"
+        )
+    if flags:
+        raise FormatError(f"{name}: flags at offset 12 must be 0, found {flags:#x}")
+    if header_length > MAX_HEADER:
+        raise LimitError(f"{name}: header of {header_length} bytes at offset 16, the limit is {MAX_HEADER}")
+    if section_count > MAX_SECTIONS:
+        raise LimitError(f"{name}: {section_count} sections at offset 20, the limit is {MAX_SECTIONS}")
+    length = header_length + SECTION.size * section_count
+    if PREAMBLE_SIZE + length > file_length:
+        raise FormatError(
+            f"{name}: header and table end at {PREAMBLE_SIZE + length}, after the file's {file_length} bytes"
+        )
+    body = source.read(PREAMBLE_SIZE, length)
+    (expected,) = CRC.unpack_from(preamble, PREAMBLE.size)
+    found = zlib.crc32(body, zlib.crc32(preamble[: PREAMBLE.size]))
+    if len(body) != length or found != expected:
+        raise ChecksumError(
+            f"{name}: checksum of preamble, header and table is {found:08x}, {expected:08x} expected (offset {PREAMBLE.size}); "
+            "the file is damaged, get it again"
+        )
+    try:
+        header = canonical.decode(body[:header_length])
+    except FormatError as error:
+        raise type(error)(f"{name}: {error} (header starts at offset {PREAMBLE_SIZE})") from None
+    names = header.get("streams")
+    if not isinstance(names, list) or not all(isinstance(n, str) for n in names) or len(set(names)) != len(names):
+        raise FormatError(f"{name}: the header's 'streams' must be a list of different names")
+    table = body[header_length:]
+    sections = _read_table(table, names, PREAMBLE_SIZE + header_length, file_length, name)
+    return Container(source, (major, minor), header, body[:header_length], sections)
+
+
+def _read_table(table: bytes, names: list[str], start: int, file_length: int, name: str) -> tuple[Section, ...]:
+    sections: list[Section] = []
+    previous = (-1, -1)
+    position = start + len(table)
+    for row, (stream, codec, zero, chunk, stored, raw, crc, offset) in enumerate(SECTION.iter_unpack(table)):
+        where = f"{name}: section table entry {row} at offset {start + row * SECTION.size}"
+        if stream >= len(names):
+            raise FormatError(f"{where}: stream {stream}, but the header lists {len(names)}")
+        if zero:
+            raise FormatError(f"{where}: the reserved byte must be 0, found {zero}")
+        if codec not in CODEC_NAMES:
+            raise FormatError(f"{where}: unknown codec {codec}, expected one of {sorted(CODEC_NAMES)}")
+        if (chunk, stream) <= previous:
+            raise FormatError(f"{where}: sections must be sorted by chunk, then stream, without repeats")
+        if offset != position:
+            raise FormatError(
+                f"{where}: section at {offset}, expected {position}: sections lie without holes or overlap"
+            )
+        if raw > MAX_RAW:
+            raise LimitError(f"{where}: {raw} decoded bytes, the limit is {MAX_RAW}")
+        if codec == STORED and raw != stored:
+            raise FormatError(f"{where}: stored as it is, yet {stored} stored and {raw} decoded bytes")
+        previous, position = (chunk, stream), offset + stored
+        sections.append(Section(names[stream], chunk, codec, stored, raw, crc, offset))
+    if position != file_length:
+        raise FormatError(f"{name}: sections end at {position}, the file at {file_length}")
+    return tuple(sections)
+
+
+def _what_else(start: bytes) -> str:
+    """What a file is that does not begin with the magic: the commonest accidents get their own message."""
+    if not start:
+        return "the file is empty"
+    if MAGIC.startswith(start):
+        return f"truncated: {len(start)} bytes; get it again"
+    if start.startswith(b"version https://git-lfs"):
+        return "this is a Git LFS pointer, not the file itself; run 'git lfs pull'"
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        return "this is a web page, not a .gsd file; the download link needs a log-in or is wrong"
+    if start[:2] == b"\xc2\x89" or start[:3] == b"\xef\xbf\xbd" or start[:4] == b"GSD\n":
+        return "damaged by a transfer in text mode (its first byte was changed); transfer it in binary mode"
+    if start[:4] == MAGIC[:4]:
+        return "damaged by a transfer in text mode (line ends were changed); transfer it in binary mode"
+    if start[1:4] == b"GSD":
+        return "the first byte lost its high bit or was damaged in transfer; transfer it in binary mode"
+    if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":
+        return "this is a pickle or zip archive (torch.save?), not a .gsd file; gsdata never unpickles"
+    return f"not a .gsd file: it starts with {start[:8]!r}, expected {MAGIC!r}"

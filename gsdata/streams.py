@@ -1,0 +1,267 @@
+"""Streams: the integer codes of one chunk <-> the raw bytes of its sections (FORMAT.md, "Streams").
+
+Every attribute component is a stream of its own. Transforms make streams small before zstd and cost nothing to undo:
+Gaussians of an image are sorted by position, so that x is stored as differences, and RGB colours become G, R-G, B-G.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gsdata.errors import FormatError
+from gsdata.quantize import Codes, QuantizerSet
+
+COUNT_BITS = 16
+MAX_COUNT = 2**COUNT_BITS - 1
+LABEL_STREAMS = ("labels", "labels.count", "labels.index", "labels.weight")
+COLOR_TRANSFORM = "green-difference"
+ORDER_TRANSFORM = "sorted-delta"
+
+LabelLayout: TypeAlias = Literal["none", "hard", "dense", "sparse"]
+
+
+def color_streams(channels: int) -> tuple[str, ...]:
+    """Names of the colour streams."""
+    return tuple(f"color.{channel}" for channel in range(channels))
+
+
+def stream_names(channels: int, labels: LabelLayout) -> tuple[str, ...]:
+    """All streams of a file in their order in the table: a reader needs each one before those after it."""
+    label_streams = {
+        "none": (),
+        "hard": ("labels",),
+        "dense": ("labels.weight",),
+        "sparse": ("labels.count", "labels.index", "labels.weight"),
+    }[labels]
+    return ("counts", *label_streams, "mean.x", "mean.y", "l11", "l21", "l22", *color_streams(channels))
+
+
+def planes(bits: int) -> int:
+    """Bytes that a code of ``bits`` bits takes before compression: 1 up to 8 bits, else 2."""
+    return 1 if bits <= 8 else 2
+
+
+def class_bits(class_count: int) -> int:
+    """Bits of a class index."""
+    return max(1, (max(class_count, 1) - 1).bit_length())
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Labels of a batch as they are stored.
+
+    Attributes:
+        layout: ``none``; ``hard``; ``dense`` or ``sparse`` soft labels.
+        class_count: K.
+        hard: (B,) int64 class indices, for ``hard``.
+        weights: (B, K) uint8 codes, for soft labels; a distribution is a row divided by its sum.
+    """
+
+    layout: LabelLayout
+    class_count: int
+    hard: NDArray[np.int64] | None = None
+    weights: NDArray[np.uint8] | None = None
+
+    def select(self, indices: NDArray[np.int64]) -> Labels:
+        """The labels of the images at ``indices``."""
+        return Labels(
+            self.layout,
+            self.class_count,
+            None if self.hard is None else self.hard[indices],
+            None if self.weights is None else self.weights[indices],
+        )
+
+
+def pack(values: NDArray[Any], bits: int) -> bytes:
+    """Raw bytes of codes below 2^bits: one byte each, or all low bytes and then all high bytes."""
+    if bits <= 8:
+        return values.astype(np.uint8).tobytes()
+    wide = values.astype(np.uint16)
+    return (wide & 0xFF).astype(np.uint8).tobytes() + (wide >> 8).astype(np.uint8).tobytes()
+
+
+def unpack(raw: bytes, count: int, limit: int, bits: int, where: str) -> NDArray[np.uint16]:
+    """The inverse of ``pack``.
+
+    Raises:
+        FormatError: a code is not below ``limit``.
+    """
+    data = np.frombuffer(raw, np.uint8)
+    values = data[:count].astype(np.uint16)
+    if planes(bits) == 2:
+        values |= data[count:].astype(np.uint16) << 8
+    if count and int(values.max()) >= limit:
+        row = int(np.flatnonzero(values >= limit)[0])
+        raise FormatError(f"{where}: value {int(values[row])} at position {row}, expected less than {limit}")
+    return values
+
+
+def sort_order(codes: Codes) -> NDArray[np.int64]:
+    """The canonical order: images stay in order, Gaussians of an image ascend by (x, y, l11, l21, l22, colours).
+
+    Order means nothing in a sum; a total order makes equal sets equal bytes.
+    """
+    image = np.repeat(np.arange(codes.num_images), codes.counts)
+    columns = [codes.means, codes.cholesky, codes.colors]
+    keys = [column[:, i] for column in columns for i in range(column.shape[1])]
+    return np.lexsort((*reversed(keys), image))
+
+
+def encode_codes(codes: Codes) -> dict[str, bytes]:
+    """Raw streams of one chunk, whose images share one quantiser set and whose Gaussians are in canonical order."""
+    quantizers = (
+        codes.quantizers[int(np.asarray(codes.quantizer_index)[0])] if codes.num_images else codes.quantizers[0]
+    )
+    first = (np.cumsum(codes.counts) - codes.counts)[codes.counts > 0]
+    x = codes.means[:, 0].astype(np.int64)
+    delta = np.diff(x, prepend=0)
+    delta[first] = x[first]
+    raw = {
+        "counts": pack(codes.counts, COUNT_BITS),
+        "mean.x": pack(delta, quantizers.means.bits),
+        "mean.y": pack(codes.means[:, 1], quantizers.means.bits),
+        "l11": pack(codes.cholesky[:, 0], quantizers.scales.bits),
+        "l21": pack(codes.cholesky[:, 1], quantizers.shear.bits),
+        "l22": pack(codes.cholesky[:, 2], quantizers.scales.bits),
+    }
+    colors = _rotate_colors(codes.colors, quantizers.colors.bits, forward=True)
+    raw |= {name: pack(colors[:, i], quantizers.colors.bits) for i, name in enumerate(color_streams(codes.channels))}
+    return raw
+
+
+def raw_sizes(images: int, gaussians: int, channels: int, quantizers: QuantizerSet) -> dict[str, int]:
+    """Decoded size of every Gaussian stream of a chunk, derived from what the header says of it."""
+    bits = {"mean.x": quantizers.means.bits, "mean.y": quantizers.means.bits, "l21": quantizers.shear.bits}
+    bits |= {"l11": quantizers.scales.bits, "l22": quantizers.scales.bits}
+    bits |= dict.fromkeys(color_streams(channels), quantizers.colors.bits)
+    return {"counts": planes(COUNT_BITS) * images} | {name: planes(b) * gaussians for name, b in bits.items()}
+
+
+def decode_counts(raw: bytes, images: int, gaussians: int, where: str) -> NDArray[np.int64]:
+    """Gaussians per image of a chunk.
+
+    Raises:
+        FormatError: they do not add up to the chunk's Gaussians.
+    """
+    counts = unpack(raw, images, MAX_COUNT + 1, COUNT_BITS, where).astype(np.int64)
+    if int(counts.sum()) != gaussians:
+        raise FormatError(f"{where}: counts add up to {int(counts.sum())}, the header says {gaussians}")
+    return counts
+
+
+def decode_codes(
+    raw: Mapping[str, bytes], counts: NDArray[np.int64], channels: int, quantizers: QuantizerSet, where: str
+) -> tuple[NDArray[np.uint16], NDArray[np.uint16], NDArray[np.uint16]]:
+    """Means (G, 2), cholesky (G, 3) and colors (G, C) of one chunk: the inverse of ``encode_codes``.
+
+    Raises:
+        FormatError: a code has no entry in its quantiser's table.
+    """
+    count = int(counts.sum())
+
+    def stream(name: str, bits: int) -> NDArray[np.uint16]:
+        return unpack(raw[name], count, 2**bits, bits, f"{where}, stream {name!r}")
+
+    delta = stream("mean.x", quantizers.means.bits)
+    running = np.cumsum(delta, dtype=np.int64)
+    starts = np.cumsum(counts) - counts
+    # Running sums restart in every image: take off what had been summed before its first Gaussian.
+    before = np.concatenate([np.zeros(1, np.int64), running])[starts]
+    x = running - np.repeat(before, counts)
+    if count and int(x.max()) >= 2**quantizers.means.bits:
+        raise FormatError(f"{where}, stream 'mean.x': positions add up beyond {2**quantizers.means.bits - 1}")
+    cholesky = [
+        stream("l11", quantizers.scales.bits),
+        stream("l21", quantizers.shear.bits),
+        stream("l22", quantizers.scales.bits),
+    ]
+    colors = np.stack([stream(name, quantizers.colors.bits) for name in color_streams(channels)], axis=1)
+    return (
+        np.stack([x.astype(np.uint16), stream("mean.y", quantizers.means.bits)], axis=1),
+        np.stack(cholesky, axis=1),
+        _rotate_colors(colors, quantizers.colors.bits, forward=False),
+    )
+
+
+def _rotate_colors(colors: NDArray[np.uint16], bits: int, *, forward: bool) -> NDArray[np.uint16]:
+    """(R, G, B) -> (G, R-G, B-G) modulo 2^bits, or back; other channel counts stay as they are."""
+    if colors.shape[1] != 3:
+        return colors
+    mask = np.uint16(2**bits - 1)
+    if forward:
+        red, green, blue = colors.T
+        return np.stack([green, (red - green) & mask, (blue - green) & mask], axis=1)
+    green, red, blue = colors.T
+    return np.stack([(red + green) & mask, green, (blue + green) & mask], axis=1)
+
+
+def encode_labels(labels: Labels) -> dict[str, bytes]:
+    """Raw label streams of one chunk."""
+    if labels.layout == "hard":
+        assert labels.hard is not None
+        return {"labels": pack(labels.hard, class_bits(labels.class_count))}
+    if labels.layout == "none":
+        return {}
+    assert labels.weights is not None
+    if labels.layout == "dense":
+        return {"labels.weight": labels.weights.tobytes()}
+    rows, columns = np.nonzero(labels.weights)
+    nonzero = np.bincount(rows, minlength=len(labels.weights))
+    return {
+        "labels.count": pack(nonzero, class_bits(labels.class_count + 1)),
+        "labels.index": pack(columns, class_bits(labels.class_count)),
+        "labels.weight": labels.weights[rows, columns].tobytes(),
+    }
+
+
+def label_raw_sizes(layout: LabelLayout, class_count: int, images: int, entries: int) -> dict[str, int]:
+    """Decoded size of every label stream of a chunk; ``entries`` counts the non-zero weights of a sparse layout."""
+    return {
+        "none": {},
+        "hard": {"labels": planes(class_bits(class_count)) * images},
+        "dense": {"labels.weight": images * class_count},
+        "sparse": {
+            "labels.count": planes(class_bits(class_count + 1)) * images,
+            "labels.index": planes(class_bits(class_count)) * entries,
+            "labels.weight": entries,
+        },
+    }[layout]
+
+
+def decode_labels(
+    raw: Mapping[str, bytes], layout: LabelLayout, class_count: int, images: int, entries: int, where: str
+) -> Labels:
+    """Labels of one chunk: the inverse of ``encode_labels``.
+
+    Raises:
+        FormatError: a class is out of range, or the weights of an image are all zero or not in order.
+    """
+    if layout == "none":
+        return Labels("none", class_count)
+    if layout == "hard":
+        bits = class_bits(class_count)
+        return Labels(
+            "hard", class_count, hard=unpack(raw["labels"], images, class_count, bits, where).astype(np.int64)
+        )
+    values = np.frombuffer(raw["labels.weight"], np.uint8)
+    if layout == "dense":
+        weights = values.reshape(images, class_count)
+    else:
+        bits = class_bits(class_count + 1)
+        per_image = unpack(raw["labels.count"], images, class_count + 1, bits, where).astype(np.int64)
+        columns = unpack(raw["labels.index"], entries, class_count, class_bits(class_count), where).astype(np.int64)
+        if int(per_image.sum()) != entries:
+            raise FormatError(f"{where}: label counts add up to {int(per_image.sum())}, the header says {entries}")
+        rows = np.repeat(np.arange(images), per_image)
+        if (np.diff(rows * class_count + columns) <= 0).any() or (values == 0).any():
+            raise FormatError(f"{where}: sparse labels must name ascending classes with weights above zero")
+        weights = np.zeros((images, class_count), np.uint8)
+        weights[rows, columns] = values
+    if images and (weights.sum(axis=1, dtype=np.int64) == 0).any():
+        raise FormatError(f"{where}: the soft label of an image has no weight at all")
+    return Labels(layout, class_count, weights=weights)
