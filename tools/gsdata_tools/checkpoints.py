@@ -1,0 +1,197 @@
+"""Checkpoints of a run that is not done yet: a folder ``X.ckpt`` beside the output, written so that a kill loses no saved state.
+
+Each file is a zip of ``.npy`` arrays and one JSON text (so ``numpy.load`` reads it too), written under a temporary name and then
+renamed; the zip's CRC32s are checked before anything is read from it. No pickle, in either direction.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import shutil
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gsdata.errors import GsdError
+from gsdata_tools.usage import UsageError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,100}", re.ASCII)
+_OPTIONS = "options.json"
+_META = "meta.json"
+
+
+def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write ``data`` so that ``path`` holds the old content or all of the new, whatever happens in between."""
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # some file systems cannot sync a folder; the rename is atomic all the same
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+class Checkpoint:
+    """The folder ``X.ckpt``: named states of arrays and JSON, and the options that they were made with.
+
+    Args:
+        path: the folder, made at the first ``save``.
+        options: the resolved options that decide the content (JSON values by option name, without dashes). A resumed run must
+            give the same ones.
+        resume: continue from what the folder holds; otherwise whatever it holds is removed.
+
+    Raises:
+        UsageError: the folder was made with other options; the message names the first that differs.
+        GsdError: the folder's options file is damaged.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], options: Mapping[str, Any] | None = None, *, resume: bool = False
+    ) -> None:
+        self.path = Path(path)
+        self.options: dict[str, Any] = json.loads(_json(options or {}))
+        if not resume:
+            self.delete()
+        elif self.path.exists():
+            self._compare_options()
+
+    @property
+    def resuming(self) -> bool:
+        """Whether there is any saved state."""
+        return bool(self.names())
+
+    def save(self, name: str, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any] | None = None) -> None:
+        """Save a state under a name, replacing an older one of that name.
+
+        Args:
+            name: letters, digits, ``_``, ``.`` and ``-``.
+            arrays: any NumPy arrays except of objects, by name.
+            meta: JSON values.
+        """
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+            archive.writestr(_META, _json(meta or {}))
+            for key, array in arrays.items():
+                member = io.BytesIO()
+                np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
+                archive.writestr(f"{key}.npy", member.getbuffer())
+        target = self._file(name)
+        self.path.mkdir(exist_ok=True)
+        if not (self.path / _OPTIONS).exists():
+            atomic_write(self.path / _OPTIONS, _json(self.options).encode())
+        atomic_write(target, buffer.getvalue())
+
+    def load(self, name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """The arrays and the meta of a saved state.
+
+        Raises:
+            KeyError: no such state was saved.
+            GsdError: the file is damaged.
+        """
+        target = self._file(name)
+        if not target.exists():
+            raise KeyError(name)
+        try:
+            with zipfile.ZipFile(target) as archive:
+                damaged = archive.testzip()
+                if damaged is not None:
+                    raise zipfile.BadZipFile(f"{damaged} does not match its checksum")
+                arrays = {
+                    member.removesuffix(".npy"): np.lib.format.read_array(
+                        io.BytesIO(archive.read(member)), allow_pickle=False
+                    )
+                    for member in archive.namelist()
+                    if member != _META
+                }
+                meta = json.loads(archive.read(_META))
+        except (
+            zipfile.BadZipFile,
+            zlib.error,
+            ValueError,
+            KeyError,
+            EOFError,
+            NotImplementedError,
+            RuntimeError,
+        ) as error:
+            raise self._damaged(target, error) from error
+        if not isinstance(meta, dict):
+            raise self._damaged(target, ValueError("its meta is no object"))
+        return arrays, meta
+
+    def names(self) -> list[str]:
+        """The names of all saved states, sorted."""
+        return sorted(file.stem for file in self.path.glob("*.npz")) if self.path.is_dir() else []
+
+    def remove(self, name: str) -> None:
+        """Remove one saved state, if it is there."""
+        self._file(name).unlink(missing_ok=True)
+
+    def delete(self) -> None:
+        """Remove the folder: the run is done, or starts again. Files that no checkpoint writes are left, and the folder then too."""
+        if not self.path.is_dir():
+            return
+        for file in [*self.path.glob("*.npz"), *self.path.glob(".*.tmp"), self.path / _OPTIONS]:
+            file.unlink(missing_ok=True)
+        if not any(self.path.iterdir()):
+            shutil.rmtree(self.path)
+
+    def _file(self, name: str) -> Path:
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is not a name for a checkpoint")
+        return self.path / f"{name}.npz"
+
+    def _damaged(self, file: Path, error: Exception) -> GsdError:
+        return GsdError(f"{file}: damaged checkpoint file ({error}); --force without --resume starts again")
+
+    def _compare_options(self) -> None:
+        file = self.path / _OPTIONS
+        if not file.exists():
+            return
+        try:
+            saved = json.loads(file.read_bytes())
+        except ValueError as error:
+            raise self._damaged(file, error) from error
+        if not isinstance(saved, dict):
+            raise self._damaged(file, ValueError("no object"))
+        for name in [*saved, *(key for key in self.options if key not in saved)]:
+            old, new = saved.get(name), self.options.get(name)
+            if old != new:
+                option = f"--{name.replace('_', '-')}"
+                raise UsageError(
+                    f"{self.path} was made with {option} {_show(old)}, this command has {_show(new)}: "
+                    "repeat the first command with --resume, or start again with --force and without --resume"
+                )
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, allow_nan=False, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"{type(value).__name__} is no JSON value")
+
+
+def _show(value: object) -> str:
+    text = "(not given)" if value is None else value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,103 @@
+"""From what a command's body raises to its exit code and its one line on standard error."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from gsdata.errors import BudgetError, GsdError
+from gsdata_tools.usage import UsageError, note
+
+# Packages that the core install lacks, and the extra that brings each.
+_EXTRAS = {
+    "torch": "torch",
+    "numba": "torch",
+    "llvmlite": "torch",
+    "webdataset": "wds",
+    "mlxtend": "demo",
+    "cupy": "cuda13",
+}
+_IN_TOOLS = {"PIL", "rich", "sklearn", "safetensors", "kornia", "pyarrow", "scipy"}
+# Errors of the operating system that mean "what you named is not there or not yours": typed wrong rather than a bad file.
+_TYPED_WRONG = {errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG}
+
+
+def run(main_function: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> int:
+    """Call a command's body and turn what it raises into an exit code and at most one line on standard error.
+
+    Args:
+        main_function: takes the arguments without the program's name; its return value is the exit code (``None`` is 0).
+        argv: the arguments; ``None`` takes those of the process.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        with _terminate_as_interrupt():
+            code = main_function(arguments) or 0
+        sys.stdout.flush()
+    except SystemExit as stop:  # argparse has said why
+        return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+    except KeyboardInterrupt:
+        return _fail(130, _how_to_resume(arguments))
+    except (UsageError, BudgetError) as error:
+        return _fail(2, str(error))
+    except GsdError as error:
+        return _fail(1, str(error))
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        extra = _EXTRAS.get(package, "tools" if package in _IN_TOOLS else "")
+        if not extra:
+            raise
+        return _fail(2, f"this needs {package}, which is not installed: pip install 'gsdata[{extra}]'")
+    except BrokenPipeError:  # the reader of our output has gone, as in `gsd-inspect x.gsd | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(2 if error.errno in _TYPED_WRONG else 1, f"{where}{error.strerror or error}")
+    except MemoryError as error:
+        return _fail(1, f"out of memory ({error or 'no details'}); --limit or a smaller --size needs less")
+    return code
+
+
+def _fail(code: int, message: str) -> int:
+    note(f"{Path(sys.argv[0]).name if sys.argv and sys.argv[0] else 'gsdata'}: {message}")
+    return code
+
+
+def _how_to_resume(arguments: list[str]) -> str:
+    """What to type after Ctrl-C: it depends on whether the run had saved anything."""
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    finder.add_argument("-o", "--output", type=Path)
+    try:
+        output = finder.parse_known_args(arguments)[0].output
+    except (argparse.ArgumentError, SystemExit):
+        output = None
+    if output is None or not output.with_suffix(".ckpt").is_dir():
+        return "stopped; nothing was written"
+    again = [*(argument for argument in arguments if argument != "--resume"), "--resume"]
+    return f"stopped; to continue: {shlex.join([Path(sys.argv[0]).name, *again])}"
+
+
+@contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """While inside, SIGTERM raises KeyboardInterrupt, so that a stopped run leaves what Ctrl-C leaves."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous if previous is not None else signal.SIG_DFL)
