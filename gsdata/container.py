@@ -34,7 +34,7 @@ ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 MAX_HEADER = 4 << 20
 MAX_SECTIONS = 1 << 20
-MAX_RAW = 64 << 20
+MAX_RAW = 16 << 20
 
 
 class Source(Protocol):

@@ -115,12 +115,12 @@ class Gaussians:
         Raises:
             IndexError: an index is outside [-B, B).
         """
-        rows = self.rows(indices)
+        rows: Array = self.rows(indices)
         if not isinstance(self.means, np.ndarray):
             import torch
 
             rows = torch.from_numpy(rows).to(self.means.device)
-        values = {
+        values: dict[str, Any] = {
             name: None if getattr(self, name) is None else getattr(self, name)[rows]
             for name in ("means", "cholesky", "colors", "opacities")
         }
@@ -134,7 +134,7 @@ class Gaussians:
         """The same batch as NumPy arrays (detached, on the host); itself if it already is."""
         if isinstance(self.means, np.ndarray):
             return self
-        values = {
+        values: dict[str, Any] = {
             name: None if getattr(self, name) is None else getattr(self, name).detach().cpu().numpy()
             for name in ("means", "cholesky", "colors", "opacities")
         }
@@ -165,4 +165,6 @@ def ragged_rows(counts: NDArray[np.int64], indices: NDArray[np.int64]) -> NDArra
     taken = counts[indices]
     starts = (np.cumsum(counts) - counts)[indices]
     ends = np.cumsum(taken)
-    return np.arange(int(ends[-1]) if len(ends) else 0, dtype=np.int64) + np.repeat(starts - (ends - taken), taken)
+    rows: NDArray[np.int64] = np.arange(int(taken.sum()), dtype=np.int64)
+    rows += np.repeat(starts - (ends - taken), taken)
+    return rows

@@ -75,7 +75,8 @@ class Quantizer:
         levels = self.low + (self.high - self.low) * k / (2**self.bits - 1)
         if self.kind == "log2":
             levels = np.exp2(levels)
-        return levels.astype(np.float32)
+        rounded: NDArray[np.float32] = levels.astype(np.float32)
+        return rounded
 
     def encode(self, values: NDArray[Any]) -> NDArray[np.uint16]:
         """The code of each value (any shape); values beyond the range get the first or last code.
@@ -94,7 +95,8 @@ class Quantizer:
         Raises:
             IndexError: a code is not below 2^bits.
         """
-        return self.table[codes]
+        values: NDArray[np.float32] = self.table[codes]
+        return values
 
     def fake_quantize(self, values: torch.Tensor) -> torch.Tensor:
         """Exactly decode(encode(values)) in torch, with a straight-through gradient.

@@ -18,7 +18,7 @@ from gsdata.quantize import Codes, QuantizerSet
 
 COUNT_BITS = 16
 MAX_COUNT = 2**COUNT_BITS - 1
-LABEL_STREAMS = ("labels", "labels.count", "labels.index", "labels.weight")
+LABEL_STREAMS = ("labels", "label.counts", "label.classes", "label.weights")
 COLOR_TRANSFORM = "green-difference"
 ORDER_TRANSFORM = "sorted-delta"
 
@@ -27,7 +27,7 @@ LabelLayout: TypeAlias = Literal["none", "hard", "dense", "sparse"]
 
 def color_streams(channels: int) -> tuple[str, ...]:
     """Names of the colour streams."""
-    return tuple(f"color.{channel}" for channel in range(channels))
+    return tuple(f"c{channel}" for channel in range(channels))
 
 
 def stream_names(channels: int, labels: LabelLayout) -> tuple[str, ...]:
@@ -35,10 +35,10 @@ def stream_names(channels: int, labels: LabelLayout) -> tuple[str, ...]:
     label_streams = {
         "none": (),
         "hard": ("labels",),
-        "dense": ("labels.weight",),
-        "sparse": ("labels.count", "labels.index", "labels.weight"),
+        "dense": ("label.weights",),
+        "sparse": ("label.counts", "label.classes", "label.weights"),
     }[labels]
-    return ("counts", *label_streams, "mean.x", "mean.y", "l11", "l21", "l22", *color_streams(channels))
+    return ("counts", *label_streams, "x", "y", "l11", "l21", "l22", *color_streams(channels))
 
 
 def planes(bits: int) -> int:
@@ -108,8 +108,9 @@ def sort_order(codes: Codes) -> NDArray[np.int64]:
     """
     image = np.repeat(np.arange(codes.num_images), codes.counts)
     columns = [codes.means, codes.cholesky, codes.colors]
-    keys = [column[:, i] for column in columns for i in range(column.shape[1])]
-    return np.lexsort((*reversed(keys), image))
+    keys: list[Any] = [column[:, i] for column in columns for i in range(column.shape[1])]
+    order: NDArray[np.int64] = np.lexsort((*reversed(keys), image))
+    return order
 
 
 def encode_codes(codes: Codes) -> dict[str, bytes]:
@@ -123,8 +124,8 @@ def encode_codes(codes: Codes) -> dict[str, bytes]:
     delta[first] = x[first]
     raw = {
         "counts": pack(codes.counts, COUNT_BITS),
-        "mean.x": pack(delta, quantizers.means.bits),
-        "mean.y": pack(codes.means[:, 1], quantizers.means.bits),
+        "x": pack(delta, quantizers.means.bits),
+        "y": pack(codes.means[:, 1], quantizers.means.bits),
         "l11": pack(codes.cholesky[:, 0], quantizers.scales.bits),
         "l21": pack(codes.cholesky[:, 1], quantizers.shear.bits),
         "l22": pack(codes.cholesky[:, 2], quantizers.scales.bits),
@@ -136,7 +137,7 @@ def encode_codes(codes: Codes) -> dict[str, bytes]:
 
 def raw_sizes(images: int, gaussians: int, channels: int, quantizers: QuantizerSet) -> dict[str, int]:
     """Decoded size of every Gaussian stream of a chunk, derived from what the header says of it."""
-    bits = {"mean.x": quantizers.means.bits, "mean.y": quantizers.means.bits, "l21": quantizers.shear.bits}
+    bits = {"x": quantizers.means.bits, "y": quantizers.means.bits, "l21": quantizers.shear.bits}
     bits |= {"l11": quantizers.scales.bits, "l22": quantizers.scales.bits}
     bits |= dict.fromkeys(color_streams(channels), quantizers.colors.bits)
     return {"counts": planes(COUNT_BITS) * images} | {name: planes(b) * gaussians for name, b in bits.items()}
@@ -167,14 +168,14 @@ def decode_codes(
     def stream(name: str, bits: int) -> NDArray[np.uint16]:
         return unpack(raw[name], count, 2**bits, bits, f"{where}, stream {name!r}")
 
-    delta = stream("mean.x", quantizers.means.bits)
+    delta = stream("x", quantizers.means.bits)
     running = np.cumsum(delta, dtype=np.int64)
     starts = np.cumsum(counts) - counts
     # Running sums restart in every image: take off what had been summed before its first Gaussian.
     before = np.concatenate([np.zeros(1, np.int64), running])[starts]
     x = running - np.repeat(before, counts)
     if count and int(x.max()) >= 2**quantizers.means.bits:
-        raise FormatError(f"{where}, stream 'mean.x': positions add up beyond {2**quantizers.means.bits - 1}")
+        raise FormatError(f"{where}, stream 'x': positions add up beyond {2**quantizers.means.bits - 1}")
     cholesky = [
         stream("l11", quantizers.scales.bits),
         stream("l21", quantizers.shear.bits),
@@ -182,7 +183,7 @@ def decode_codes(
     ]
     colors = np.stack([stream(name, quantizers.colors.bits) for name in color_streams(channels)], axis=1)
     return (
-        np.stack([x.astype(np.uint16), stream("mean.y", quantizers.means.bits)], axis=1),
+        np.stack([x.astype(np.uint16), stream("y", quantizers.means.bits)], axis=1),
         np.stack(cholesky, axis=1),
         _rotate_colors(colors, quantizers.colors.bits, forward=False),
     )
@@ -209,13 +210,13 @@ def encode_labels(labels: Labels) -> dict[str, bytes]:
         return {}
     assert labels.weights is not None
     if labels.layout == "dense":
-        return {"labels.weight": labels.weights.tobytes()}
+        return {"label.weights": labels.weights.tobytes()}
     rows, columns = np.nonzero(labels.weights)
     nonzero = np.bincount(rows, minlength=len(labels.weights))
     return {
-        "labels.count": pack(nonzero, class_bits(labels.class_count + 1)),
-        "labels.index": pack(columns, class_bits(labels.class_count)),
-        "labels.weight": labels.weights[rows, columns].tobytes(),
+        "label.counts": pack(nonzero, class_bits(labels.class_count + 1)),
+        "label.classes": pack(columns, class_bits(labels.class_count)),
+        "label.weights": labels.weights[rows, columns].tobytes(),
     }
 
 
@@ -224,11 +225,11 @@ def label_raw_sizes(layout: LabelLayout, class_count: int, images: int, entries:
     return {
         "none": {},
         "hard": {"labels": planes(class_bits(class_count)) * images},
-        "dense": {"labels.weight": images * class_count},
+        "dense": {"label.weights": images * class_count},
         "sparse": {
-            "labels.count": planes(class_bits(class_count + 1)) * images,
-            "labels.index": planes(class_bits(class_count)) * entries,
-            "labels.weight": entries,
+            "label.counts": planes(class_bits(class_count + 1)) * images,
+            "label.classes": planes(class_bits(class_count)) * entries,
+            "label.weights": entries,
         },
     }[layout]
 
@@ -248,13 +249,13 @@ def decode_labels(
         return Labels(
             "hard", class_count, hard=unpack(raw["labels"], images, class_count, bits, where).astype(np.int64)
         )
-    values = np.frombuffer(raw["labels.weight"], np.uint8)
+    values = np.frombuffer(raw["label.weights"], np.uint8)
     if layout == "dense":
         weights = values.reshape(images, class_count)
     else:
         bits = class_bits(class_count + 1)
-        per_image = unpack(raw["labels.count"], images, class_count + 1, bits, where).astype(np.int64)
-        columns = unpack(raw["labels.index"], entries, class_count, class_bits(class_count), where).astype(np.int64)
+        per_image = unpack(raw["label.counts"], images, class_count + 1, bits, where).astype(np.int64)
+        columns = unpack(raw["label.classes"], entries, class_count, class_bits(class_count), where).astype(np.int64)
         if int(per_image.sum()) != entries:
             raise FormatError(f"{where}: label counts add up to {int(per_image.sum())}, the header says {entries}")
         rows = np.repeat(np.arange(images), per_image)
