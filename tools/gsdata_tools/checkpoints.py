@@ -87,7 +87,7 @@ class Checkpoint:
         """
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-            archive.writestr(_META, _json(meta or {}))
+            archive.writestr(_META, _json({"arrays": sorted(arrays), "meta": meta or {}}))
             for key, array in arrays.items():
                 member = io.BytesIO()
                 np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
@@ -109,7 +109,7 @@ class Checkpoint:
         if not target.exists():
             raise KeyError(name)
         try:
-            with zipfile.ZipFile(target) as archive:
+            with zipfile.ZipFile(io.BytesIO(target.read_bytes())) as archive:
                 damaged = archive.testzip()
                 if damaged is not None:
                     raise zipfile.BadZipFile(f"{damaged} does not match its checksum")
@@ -120,7 +120,7 @@ class Checkpoint:
                     for member in archive.namelist()
                     if member != _META
                 }
-                meta = json.loads(archive.read(_META))
+                contents = json.loads(archive.read(_META))
         except (
             zipfile.BadZipFile,
             zlib.error,
@@ -131,9 +131,9 @@ class Checkpoint:
             RuntimeError,
         ) as error:
             raise self._damaged(target, error) from error
-        if not isinstance(meta, dict):
-            raise self._damaged(target, ValueError("its meta is no object"))
-        return arrays, meta
+        if contents["arrays"] != sorted(arrays):
+            raise self._damaged(target, ValueError("its list of arrays is not what it holds"))
+        return arrays, contents["meta"]
 
     def names(self) -> list[str]:
         """The names of all saved states, sorted."""

@@ -1,7 +1,8 @@
 """Reads the pickles of CIFAR's python archive without running anything that they name.
 
 A pickle is a program: it names functions and calls them. Here every name but five is refused, and those five give inert stand-ins
-of ours, which can do nothing but hold the integers of a NumPy array. Nothing that a pickle names is ever imported.
+of ours, which can do nothing but hold the integers of a NumPy array. Nothing that a pickle names is ever imported. Before that, the
+operations are listed without running them, and any that such a file does not need is refused.
 """
 
 from __future__ import annotations
@@ -9,12 +10,23 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import pickletools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from gsdata.errors import GsdError
+
+# What NumPy arrays, lists, strings and numbers need in protocols 2 to 5.
+_NEEDED = """
+    PROTO FRAME STOP MARK EMPTY_DICT EMPTY_LIST EMPTY_TUPLE DICT LIST TUPLE TUPLE1 TUPLE2 TUPLE3 SETITEM
+    SETITEMS APPEND APPENDS NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT SHORT_BINSTRING
+    BINSTRING SHORT_BINBYTES BINBYTES BINBYTES8 BYTEARRAY8 SHORT_BINUNICODE BINUNICODE BINUNICODE8 BINPUT
+    LONG_BINPUT MEMOIZE BINGET LONG_BINGET GLOBAL STACK_GLOBAL REDUCE BUILD
+"""
+_OPERATIONS = frozenset(_NEEDED.split())
+_MAX_MEMO = 1 << 20  # an unpickler allocates as many places as the largest number that it is told
 
 
 def load_arrays(data: bytes, where: str) -> dict[str, Any]:
@@ -28,6 +40,7 @@ def load_arrays(data: bytes, where: str) -> dict[str, Any]:
         GsdError: the file is damaged, is no dictionary, or names anything but NumPy's array constructors.
     """
     try:
+        _check_operations(data)
         found = _Reader(io.BytesIO(data)).load()
         if not isinstance(found, dict):
             raise pickle.UnpicklingError(f"found a {type(found).__name__}, expected a dictionary")
@@ -36,6 +49,14 @@ def load_arrays(data: bytes, where: str) -> dict[str, Any]:
         raise GsdError(f"{where}: damaged pickle (it asks for more memory than there is)") from None
     except Exception as error:  # a damaged pickle can raise nearly every kind
         raise GsdError(f"{where}: not a readable CIFAR batch: {error}") from error
+
+
+def _check_operations(data: bytes) -> None:
+    for operation, argument, place in pickletools.genops(data):
+        if operation.name not in _OPERATIONS:
+            raise pickle.UnpicklingError(f"it has the operation {operation.name} at byte {place}, which is refused")
+        if operation.name == "LONG_BINPUT" and int(argument or 0) > _MAX_MEMO:
+            raise pickle.UnpicklingError(f"it remembers more than {_MAX_MEMO:,} values")
 
 
 class _Reader(pickle.Unpickler):
