@@ -86,7 +86,7 @@ def open_npz(file: Path, split: str | None) -> ArraySource:
         UsageError: there is no such split.
     """
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             splits = [name for name in ("train", "val", "test") if f"x_{name}" in archive.files]
             if "x" in archive.files:
                 splits = []
@@ -106,7 +106,7 @@ def open_npz(file: Path, split: str | None) -> ArraySource:
         KeyError,
         EOFError,
         NotImplementedError,
-        AttributeError,
+        TypeError,
     ) as error:
         raise GsdError(f"{file}: not a readable .npz of plain arrays ({error})") from error
     if x.dtype != np.uint8 or x.ndim not in (3, 4) or 0 in x.shape:

@@ -217,7 +217,7 @@ def _tar_is_cifar(path: Path) -> bool:
 
     try:
         with tarfile.open(path, "r|*") as archive:
-            return any(is_cifar([Path(member.name).name]) for member, _ in zip(archive, range(20), strict=False))
+            return is_cifar(Path(member.name).name for member, _ in zip(archive, range(20), strict=False))
     except (tarfile.TarError, EOFError, OSError):
         return False  # the opener will say what is wrong with it
 
