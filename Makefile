@@ -1,0 +1,49 @@
+# `make demo` and `make test` need nothing but Python 3.11 or newer: each makes .venv if there is none and installs everything
+# there. PIP_ARGS reaches pip (see README, "Installing"); VENV names another environment; PYTHON another interpreter.
+VENV ?= .venv
+PYTHON ?= python3
+PIP_ARGS ?=
+TESTS ?= tests
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.gsdata-installed
+# One process: PyTorch and Numba already use every core, and tests time out less oddly when they do not compete.
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: help demo test test-slow lint format clean
+
+help:
+	@echo "make demo       distil digits to a 31,360-byte file, look at it, train from it (< 5 minutes on 2 cores)"
+	@echo "make test       the test suite without the slow tests (< 8 minutes on 2 cores)"
+	@echo "make test-slow  the slow tests"
+	@echo "make lint       ruff and mypy"
+	@echo "make format     let ruff rewrite the sources"
+	@echo "make clean      remove $(VENV), caches and demo/"
+
+# pip runs again when what it installs changes; otherwise this costs nothing.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gsdata needs Python 3.11 or newer, found %d.%d: make PYTHON=python3.11" % sys.version_info[:2])'
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { echo "making the virtual environment $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "installing gsdata and what its tests need into $(VENV) (once)"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-input -c constraints.txt -e '.[dev]' $(PIP_ARGS)
+	@touch $@
+
+demo: $(STAMP)
+	@$(BIN)/python -m gsdata_tools.demo
+
+test: $(STAMP)
+	@$(PYTEST) -m "not slow" $(TESTS)
+
+test-slow: $(STAMP)
+	@$(PYTEST) -m slow --timeout 1500 $(TESTS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
