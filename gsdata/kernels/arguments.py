@@ -6,7 +6,7 @@ Every backend calls these, so that a bad argument is the same one line wherever 
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -45,8 +45,7 @@ def resolve_size(gaussians: Gaussians, size: Size) -> tuple[int, int]:
     try:
         if isinstance(size, str | bytes | bool):
             raise TypeError
-        sides = (size, size) if hasattr(size, "__index__") else tuple(size)  # type: ignore[arg-type]
-        height, width = (operator.index(side) for side in sides)
+        height, width = map(operator.index, size if isinstance(size, Iterable) else (size, size))
     except (TypeError, ValueError):
         raise TypeError(f"size must be None, an int or a pair (height, width), found {size!r}") from None
     if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE):

@@ -17,6 +17,7 @@ Numba's cache does not notice when a function called from another file changes: 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -52,20 +53,22 @@ _C1, _C2, _C3, _C4, _C5, _C6 = (np.float32(math.log(2.0) ** k / math.factorial(k
 _ONE = np.float32(1.0)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _float_bits(typing_context: Any, value: Any) -> Any:
+def _float_bits_typed(typing_context: Any, value: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.bitcast(arguments[0], ir.IntType(32))
 
     return types.int32(types.float32), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _bits_float(typing_context: Any, value: Any) -> Any:
+def _bits_float_typed(typing_context: Any, value: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.bitcast(arguments[0], ir.FloatType())
 
     return types.float32(types.int32), generate
+
+
+_float_bits: Any = intrinsic(_float_bits_typed)
+_bits_float: Any = intrinsic(_bits_float_typed)
 
 
 @njit(inline="always", fastmath=FASTMATH)
@@ -126,7 +129,7 @@ def splat_forward(
     channels, height, width = out.shape
     variance = _VARIANCES[antialias_id]
     for n in range(means.shape[0]):
-        mx, my, a, b, c, sxx, syy, sxy, det = _factor(means[n], cholesky[n], scale_x, scale_y, variance, width, height)
+        mx, my, a, _b, c, sxx, syy, sxy, det = _factor(means[n], cholesky[n], scale_x, scale_y, variance, width, height)
         if not math.isfinite(mx + my + det):
             out[:] = np.nan
             return
@@ -393,7 +396,7 @@ def _chunks(counts: NDArray[np.int64], pixels: int, threads: int) -> list[tuple[
     wanted = max(1, min(threads * CHUNKS_PER_THREAD, total // MIN_CHUNK)) if threads > 1 else 1
     cuts = np.searchsorted(work, np.arange(1, wanted) * (total / wanted)).tolist()
     edges = sorted({0, *cuts, len(counts)})
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(pairwise(edges))
 
 
 def forward(
@@ -430,9 +433,7 @@ def forward(
     start = np.asarray(background, np.float32)
 
     def run(chunk: tuple[int, int]) -> None:
-        _forward_images(
-            means, cholesky, colors, offsets, indices, *chunk, scale_x, scale_y, antialias_id, start, out
-        )
+        _forward_images(means, cholesky, colors, offsets, indices, *chunk, scale_x, scale_y, antialias_id, start, out)
 
     parallel(run, _chunks(counts[indices], height * width, num_threads()))
     return out

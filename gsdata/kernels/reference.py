@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gsdata.gaussians import ANTIALIAS_MODES, Gaussians
+from gsdata.gaussians import ANTIALIAS_MODES, Antialias, Gaussians
 from gsdata.kernels.arguments import CUTOFF, VARIANCE, Indices, Size, resolve_indices, resolve_size
 
 Floats = NDArray[np.float64]
@@ -41,9 +41,9 @@ class _Splat:
     weight: Floats  # (H, W): w, without the amplitude
 
 
-def _splat(mean: Floats, cholesky: Floats, scale: Floats, mode: str, height: int, width: int) -> _Splat:
+def _splat(mean: Floats, cholesky: Floats, scale: Floats, mode: Antialias, height: int, width: int) -> _Splat:
     l11, l21, l22 = cholesky
-    variance = VARIANCE[ANTIALIAS_MODES.index(mode)]  # type: ignore[arg-type]
+    variance = VARIANCE[ANTIALIAS_MODES.index(mode)]
     a, b, c = scale[0] * l11, scale[1] * l21, scale[1] * l22
     # det(A A^T + v I) written as a sum of squares: no cancellation, however thin the Gaussian.
     det = (a * c) ** 2 + variance * (a * a + b * b + c * c) + variance**2
