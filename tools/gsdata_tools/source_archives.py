@@ -8,10 +8,8 @@ from __future__ import annotations
 import glob
 import itertools
 import json
-import lzma
 import re
 import tarfile
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,20 +17,15 @@ from typing import Any
 import numpy as np
 
 from gsdata.errors import GsdError
+from gsdata_tools import source_tar
 from gsdata_tools.source_types import IMAGE_SUFFIXES, EncodedSource, check_labels, files_of_split, natural
 from gsdata_tools.usage import UsageError
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d{1,12})\.\.(\d{1,12})")
 _MAX_SHARDS = 100_000
-_TAR_ERRORS = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, ValueError)
 _LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "cls", "y", "target")
 _IMAGE_COLUMNS = ("image", "img", "images", "jpg", "png", "webp", "picture")
-
-
-def is_tar(name: str) -> bool:
-    """Whether a file's name is that of a tar archive."""
-    return name.lower().endswith((".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2"))
 
 
 def expand(spec: str) -> list[Path]:
@@ -97,15 +90,10 @@ def open_tars(files: Sequence[Path], split: str | None, what: str) -> EncodedSou
     def read(indices: np.ndarray) -> Iterator[tuple[str, bytes]]:
         for shard, group in itertools.groupby(indices.tolist(), key=lambda index: places[index][0]):
             file = chosen_files[shard]
-            try:
-                with tarfile.open(file, "r:*") as archive:
-                    for index in group:
-                        member = places[index][1]
-                        stream = archive.extractfile(member)
-                        assert stream is not None
-                        yield f"{file}:{member.name}", stream.read()
-            except _TAR_ERRORS as error:
-                raise GsdError(f"{file}: damaged tar archive ({error})") from error
+            with source_tar.open_tar(file) as archive:
+                for index in group:
+                    member = places[index][1]
+                    yield f"{file}:{member.name}", source_tar.content(archive, member)
 
     return EncodedSource(numbers, tuple(map(str, range(count))), split, read)
 
@@ -114,30 +102,19 @@ def _samples(file: Path) -> Iterator[tuple[str, tarfile.TarInfo, int | None]]:
     """Key, image and label of each sample of a shard, in the order of the images' members."""
     images: dict[str, tarfile.TarInfo] = {}
     labels: dict[str, int] = {}
-    try:
-        with tarfile.open(file, "r:*") as archive:
-            for member in archive:
-                path = PurePosixPath(member.name)
-                stem, _, extension = path.name.partition(".")
-                if not member.isreg() or not stem:
-                    continue
-                key = str(path.with_name(stem))
-                ending = "." + extension.lower().rpartition(".")[2]
-                if ending in IMAGE_SUFFIXES:
-                    if key in images:
-                        raise GsdError(f"{file}: two images of the same key: {images[key].name} and {member.name}")
-                    images[key] = member
-                elif extension.lower() == "cls":
-                    stream = archive.extractfile(member)
-                    assert stream is not None
-                    text = stream.read(64).strip()
-                    if not text.isdigit() or len(text) > 6:
-                        raise GsdError(
-                            f"{file}: {member.name} holds {text[:20]!r}; expected a class number in decimal digits"
-                        )
-                    labels[key] = int(text)
-    except _TAR_ERRORS as error:
-        raise GsdError(f"{file}: not a readable tar archive ({error})") from error
+    for archive, member in source_tar.files(file):
+        path = PurePosixPath(member.name)
+        stem, _, extension = path.name.partition(".")
+        key = str(path.with_name(stem)) if stem else ""
+        if key and "." + extension.lower().rpartition(".")[2] in IMAGE_SUFFIXES:
+            if key in images:
+                raise GsdError(f"{file}: two images of the same key: {images[key].name} and {member.name}")
+            images[key] = member
+        elif key and extension.lower() == "cls":
+            text = source_tar.content(archive, member, 64).strip()
+            if not text.isdigit() or len(text) > 6:
+                raise GsdError(f"{file}: {member.name} holds {text[:20]!r}; expected a class number in decimal digits")
+            labels[key] = int(text)
     for key, image in images.items():
         yield key, image, labels.get(key)
 
@@ -191,14 +168,15 @@ def open_parquet(files: Sequence[Path], split: str | None, what: str) -> Encoded
             if not wanted.size:
                 continue
             try:
-                column = (
-                    pq.ParquetFile(file).read_row_group(group, columns=[image_column]).column(0).take(pa.array(wanted))
-                )
+                table = pq.ParquetFile(file)
+                is_struct = pa.types.is_struct(table.schema_arrow.field(image_column).type)
+                part = f"{image_column}.bytes" if is_struct else image_column
+                column = table.read_row_group(group, columns=[part]).column(0).take(pa.array(wanted))
             except (pa.ArrowException, OSError) as error:
                 raise GsdError(f"{file}: damaged parquet file ({error})") from error
             for row, value in zip(wanted.tolist(), column, strict=True):
                 content = value.as_py()
-                data = content.get("bytes") if isinstance(content, dict) else content
+                data = content["bytes"] if isinstance(content, dict) else content
                 where = f"{file}, row {first + row}"
                 if not isinstance(data, bytes):
                     raise GsdError(

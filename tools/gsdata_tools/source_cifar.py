@@ -7,14 +7,13 @@ A binary record is one label byte (CIFAR-100: coarse, then fine), then 1,024 red
 from __future__ import annotations
 
 import re
-import tarfile
-import zlib
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from gsdata.errors import GsdError
+from gsdata_tools import source_tar
 from gsdata_tools.source_pickle import load_arrays
 from gsdata_tools.source_types import ArraySource, check_labels, choose_split, natural
 from gsdata_tools.usage import UsageError
@@ -74,17 +73,11 @@ class _Archive:
     def __init__(self, path: Path) -> None:
         self.where = str(path)
         self._contents: dict[str, bytes] = {}
-        try:
-            with tarfile.open(path, "r|*") as archive:
-                for member in archive:
-                    name = PurePosixPath(member.name).name
-                    wanted = name in _NAMES or _TRAIN.fullmatch(name) or _TEST.fullmatch(name)
-                    if wanted and member.isreg() and member.size <= _MAX_MEMBER:
-                        stream = archive.extractfile(member)
-                        assert stream is not None
-                        self._contents[name] = stream.read()
-        except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-            raise GsdError(f"{path}: not a readable tar archive ({error})") from error
+        for archive, member in source_tar.files(path, "r|*"):
+            name = PurePosixPath(member.name).name
+            wanted = name in _NAMES or _TRAIN.fullmatch(name) or _TEST.fullmatch(name)
+            if wanted and member.size <= _MAX_MEMBER:
+                self._contents[name] = source_tar.content(archive, member)
         self.names = list(self._contents)
 
     def read(self, name: str) -> bytes:

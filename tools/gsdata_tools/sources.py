@@ -14,12 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
+from gsdata.errors import GsdError
 from gsdata_tools.draws import rng
-from gsdata_tools.source_archives import expand, is_tar, open_parquet, open_tars
+from gsdata_tools.source_archives import expand, open_parquet, open_tars
 from gsdata_tools.source_arrays import is_idx, open_idx, open_mnist_5k, open_npz
 from gsdata_tools.source_cifar import is_cifar, open_cifar
 from gsdata_tools.source_folders import class_folders, open_folder, split_folders, visible_folders
 from gsdata_tools.source_images import decode_all, resize_all
+from gsdata_tools.source_tar import is_tar, open_tar
 from gsdata_tools.source_types import ArraySource, Source, choose_split, natural, split_of_name
 from gsdata_tools.usage import UsageError, note
 
@@ -213,12 +215,10 @@ def _open_split(folder: Path, splits: list[Path], split: str | None, first: int 
 
 
 def _tar_is_cifar(path: Path) -> bool:
-    import tarfile
-
     try:
-        with tarfile.open(path, "r|*") as archive:
+        with open_tar(path, "r|*") as archive:
             return is_cifar(Path(member.name).name for member, _ in zip(archive, range(20), strict=False))
-    except (tarfile.TarError, EOFError, OSError):
+    except GsdError:
         return False  # the opener will say what is wrong with it
 
 
