@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gsdata_tools import cli
 
 from gsdata.errors import BudgetError, ChecksumError
-from gsdata_tools import cli
 
 ROOTS = os.pathsep.join(str(Path(__file__).parents[2] / folder) for folder in (".", "tools"))
 
