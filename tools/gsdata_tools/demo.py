@@ -1,0 +1,100 @@
+"""``make demo``: the main job, end to end, on real images that come with an installed package.
+
+Distils 4,000 digits to an IPC 1 file, inspects it, draws it, and trains from it, beside baselines of the same bytes. Every step is one
+of the ``gsd-*`` commands, shown as a user would type it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from gsdata_tools.running import run
+from gsdata_tools.usage import UsageError
+
+_MODULES = {
+    "gsd-distill": "gsdata_tools.distill",
+    "gsd-eval": "gsdata_tools.evaluate",
+    "gsd-inspect": "gsdata_tools.inspecting",
+}
+# Tuned on 2 cores so that the whole takes less than five minutes; the time limit is for slower machines.
+_ITERATIONS = 60
+_TIME_LIMIT = "100s"
+_STEPS = 100
+
+
+def steps(folder: Path, iterations: int = _ITERATIONS, train_steps: int = _STEPS) -> list[tuple[str, list[str]]]:
+    """What the demo does: a sentence and a command line each."""
+    file, sheet = str(folder / "digits.gsd"), str(folder / "digits-sheet.png")
+    return [
+        (
+            "Distil 4,000 real digits to a file of 31,360 bytes, the float32 size of one 28x28 image per class.",
+            [
+                *("gsd-distill", "dm", "--data", "mnist-5k", "--ipc", "1", "--iterations", str(iterations)),
+                *("--time-limit", _TIME_LIMIT, "-o", file, "--force"),
+            ],
+        ),
+        ("See where its bytes went.", ["gsd-inspect", file]),
+        ("Check every byte, and draw the images.", ["gsd-inspect", file, "--verify", "--preview", sheet]),
+        (
+            "Train a network from the file, and others from random real digits of the same bytes; test all on 1,000 unseen digits.",
+            [
+                *("gsd-eval", file, "--data", "mnist-5k", "--seeds", "1", "--steps", str(train_steps)),
+                *("--baselines", "random-gsd,webp,jpeg"),
+            ],
+        ),
+    ]
+
+
+def perform(plan: Sequence[tuple[str, list[str]]]) -> int:
+    """Run each command as if it had been typed; stops at the first that fails and returns its exit code."""
+    for number, (purpose, words) in enumerate(plan, start=1):
+        print(f"\n[{number}/{len(plan)}] {purpose}\n$ {shlex.join(words)}", flush=True)
+        command: Callable[[list[str]], int] = importlib.import_module(_MODULES[words[0]]).main
+        own, sys.argv = sys.argv, [words[0]]  # messages of the command begin with its name
+        try:
+            code = command(words[1:])
+        finally:
+            sys.argv = own
+        if code:
+            return code
+    return 0
+
+
+def _main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="gsdata_tools.demo", description=__doc__.partition("\n")[0].strip())
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("demo"), help="where the files go (default: demo)")
+    folder: Path = parser.parse_args(arguments).folder
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file; the demo needs a folder of that name")
+    folder.mkdir(exist_ok=True)
+    start = time.monotonic()
+    if code := perform(steps(folder)):
+        return code
+    print(
+        f"""
+Done in {time.monotonic() - start:.0f} s. The files are in {folder.resolve()}:
+  digits.gsd         the distilled set, labels and training recipe included
+  digits-sheet.png   its images, a class per row
+  digits.png, .json  preview and log of the distillation
+Try next, after `. .venv/bin/activate`:
+  gsd-distill dm --data mnist-5k --ipc 1 --time-limit 10m -o better.gsd
+  gsd-encode --data FOLDER_OF_IMAGES --size 64 --gaussians 200 -o mine.gsd
+  gsd-inspect mine.gsd --preview mine-sheet.png
+README.md says how to train from a .gsd in Python."""
+    )
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the demo; returns the exit code."""
+    return run(_main, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
