@@ -4,12 +4,12 @@ import os
 
 import numpy as np
 import pytest
-from gsdata_tools.checkpoints import Checkpoint, atomic_write
-from gsdata_tools.usage import UsageError
 from hypothesis import HealthCheck, given, settings
 from hypothesis.extra import numpy as hnp
 
 from gsdata.errors import GsdError
+from gsdata_tools.checkpoints import Checkpoint, atomic_write
+from gsdata_tools.usage import UsageError
 
 ARRAYS = {
     "means": np.arange(6, dtype=np.float32).reshape(3, 2),

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gsdata_tools import cli
 
 from gsdata.errors import BudgetError, ChecksumError
+from gsdata_tools import cli
 
 ROOTS = os.pathsep.join(str(Path(__file__).parents[2] / folder) for folder in (".", "tools"))
 
@@ -128,8 +128,8 @@ def raiser(error):
         (FileNotFoundError(2, "No such file or directory", "x.gsd"), 2, "x.gsd: No such file or directory"),
         (OSError(28, "No space left on device", "x.gsd"), 1, "x.gsd: No space left on device"),
         (MemoryError("Unable to allocate 9 GiB"), 1, "out of memory"),
-        (ModuleNotFoundError("No module", name="torch.nn"), 2, "pip install 'gsdata[torch]'"),
-        (ModuleNotFoundError("No module", name="numba"), 2, "pip install 'gsdata[torch]'"),
+        (ModuleNotFoundError("No module", name="torch.nn"), 2, "pip install 'gsdata[tools]'"),
+        (ModuleNotFoundError("No module", name="numba"), 2, "pip install 'gsdata[tools]'"),
         (ModuleNotFoundError("No module", name="PIL"), 2, "pip install 'gsdata[tools]'"),
         (ModuleNotFoundError("No module", name="sklearn.cluster"), 2, "pip install 'gsdata[tools]'"),
         (ModuleNotFoundError("No module", name="mlxtend"), 2, "pip install 'gsdata[demo]'"),

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn import functional
+
 from gsdata_tools.networks import build, canonical_name
 from gsdata_tools.norm_pool import norm_relu_pool
 from gsdata_tools.usage import UsageError
-from torch.nn import functional
 
 
 def test_convnet_d3_is_the_published_network() -> None:

@@ -6,10 +6,10 @@ import tarfile
 
 import numpy as np
 import pytest
-from gsdata_tools import sources
-from gsdata_tools.usage import UsageError
 
 from gsdata.errors import GsdError
+from gsdata_tools import sources
+from gsdata_tools.usage import UsageError
 
 Image = pytest.importorskip("PIL.Image")
 

@@ -8,10 +8,10 @@ import sys
 
 import numpy as np
 import pytest
-from gsdata_tools import sources
-from gsdata_tools.usage import UsageError
 
 from gsdata.errors import GsdError
+from gsdata_tools import sources
+from gsdata_tools.usage import UsageError
 
 DIGITS = np.random.default_rng(0).integers(0, 256, (5, 4, 6), dtype=np.uint8)
 LABELS = np.array([3, 1, 4, 1, 5], dtype=np.uint8)

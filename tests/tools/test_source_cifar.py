@@ -8,13 +8,13 @@ import tarfile
 
 import numpy as np
 import pytest
-from gsdata_tools import sources
-from gsdata_tools.source_pickle import load_arrays
-from gsdata_tools.usage import UsageError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gsdata.errors import GsdError
+from gsdata_tools import sources
+from gsdata_tools.source_pickle import load_arrays
+from gsdata_tools.usage import UsageError
 
 NAMES = [f"class{number}" for number in range(10)]
 

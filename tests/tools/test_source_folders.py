@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from gsdata_tools import sources
 from gsdata_tools.usage import UsageError
 

@@ -4,12 +4,12 @@ import io
 
 import numpy as np
 import pytest
-from gsdata_tools.source_images import decode, decode_all, resize_all
-from gsdata_tools.usage import UsageError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gsdata.errors import GsdError
+from gsdata_tools.source_images import decode, decode_all, resize_all
+from gsdata_tools.usage import UsageError
 
 Image = pytest.importorskip("PIL.Image")
 

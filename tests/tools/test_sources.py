@@ -5,11 +5,12 @@ import struct
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from gsdata_tools import sources
 from gsdata_tools.source_types import interleaved, natural, split_of_name
 from gsdata_tools.usage import UsageError
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 @pytest.fixture

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from gsdata_tools import usage
 from hypothesis import given
 from hypothesis import strategies as st
+
+from gsdata_tools import usage
 
 
 @pytest.mark.parametrize(

@@ -18,14 +18,12 @@ from gsdata_tools.usage import UsageError, note
 
 # Packages that the core install lacks, and the extra that brings each.
 _EXTRAS = {
-    "torch": "torch",
-    "numba": "torch",
-    "llvmlite": "torch",
     "webdataset": "wds",
     "mlxtend": "demo",
     "cupy": "cuda13",
 }
-_IN_TOOLS = {"PIL", "rich", "sklearn", "safetensors", "kornia", "pyarrow", "scipy"}
+# Every command that needs torch needs the tools extra too, which brings it: one line, one install.
+_IN_TOOLS = {"torch", "numba", "llvmlite", "PIL", "rich", "sklearn", "safetensors", "kornia", "pyarrow", "scipy"}
 # Errors of the operating system that mean "what you named is not there or not yours": typed wrong rather than a bad file.
 _TYPED_WRONG = {errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG}
 
