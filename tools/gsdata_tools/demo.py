@@ -66,6 +66,15 @@ def perform(plan: Sequence[tuple[str, list[str]]]) -> int:
     return 0
 
 
+def _activation() -> str:
+    """How to put the commands on the search path, where an environment has to be activated for that."""
+    script = Path(sys.prefix) / "bin" / "activate"
+    if sys.prefix == sys.base_prefix or not script.exists():
+        return ""
+    here = Path.cwd()
+    return f", after `. {script.relative_to(here) if script.is_relative_to(here) else script}`"
+
+
 def _main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="gsdata_tools.demo", description=__doc__.partition("\n")[0].strip())
     parser.add_argument("folder", nargs="?", type=Path, default=Path("demo"), help="where the files go (default: demo)")
@@ -82,7 +91,7 @@ Done in {time.monotonic() - start:.0f} s. The files are in {folder.resolve()}:
   digits.gsd         the distilled set, labels and training recipe included
   digits-sheet.png   its images, a class per row
   digits.png, .json  preview and log of the distillation
-Try next, after `. .venv/bin/activate`:
+Try next{_activation()}:
   gsd-distill dm --data mnist-5k --ipc 1 --time-limit 10m -o better.gsd
   gsd-encode --data FOLDER_OF_IMAGES --size 64 --gaussians 200 -o mine.gsd
   gsd-inspect mine.gsd --preview mine-sheet.png
