@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 EPSILON = 1e-5
 """Added to the variance, as torch's normalisation layers do."""
 
-_jit = numba.njit(nogil=True, fastmath={"contract", "nsz", "arcp"}, cache=True, error_model="numpy")
+_jit: Any = numba.njit(nogil=True, fastmath={"contract", "nsz", "arcp"}, cache=True, error_model="numpy")
 
 
 @_jit  # type: ignore[untyped-decorator]
@@ -190,5 +190,5 @@ def norm_relu_pool(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) ->
     Returns:
         (B, C, H // 2, W // 2) float32, channels-last.
     """
-    result: torch.Tensor = _NormReluPool.apply(x, weight, bias)
+    result: torch.Tensor = _NormReluPool.apply(x, weight, bias)  # type: ignore[no-untyped-call]
     return result
