@@ -70,7 +70,8 @@ def _place(values: Floats, n: int, width: int, height: int, placed: Floats, box:
     y1 = min(height, math.floor(cy + half_y) + 1)
     blocks = max(0, x1 - x0 + LANES - 1) // LANES
     box[0], box[1], box[2], box[3] = x0, blocks, y0, max(y0, y1)
-    return blocks * (box[3] - y0)
+    size: int = blocks * (box[3] - y0)
+    return size
 
 
 @njit(**HELPER)
@@ -210,7 +211,7 @@ def _gradient(
 def _residual(image: Floats, target: Floats, stride: int) -> float:
     """Turn an image into its error after clamping to [0, 1] (as the decoder's uint8 output is); returns the sum of squares."""
     channels, height, width = target.shape
-    squares = 0.0
+    squares: Any = 0.0
     for c in range(channels):
         for y in range(height):
             start = (c * height + y) * stride
@@ -224,7 +225,7 @@ def _residual(image: Floats, target: Floats, stride: int) -> float:
             for x in range(width):
                 part += row[x] * row[x]
             squares += part
-    return squares
+    return float(squares)
 
 
 @njit(**HELPER)
@@ -302,4 +303,4 @@ def fit_image(
             )
         scale = f32(0.5 + 0.5 * math.cos(math.pi * step / steps))
         _adam(parameters, grad, first, second, rates, scale, step + 1, low, high)
-    return squares
+    return float(squares)

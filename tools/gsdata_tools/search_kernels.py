@@ -103,7 +103,7 @@ def _error(
     for n in range(values.shape[1]):
         _place(values, n, width, height, placed, box)
         _splat(values, n, channels, stride, plane, placed, box, -_ONE, residual, weights, 0)
-    squares = 0.0
+    squares: Any = 0.0
     for c in range(channels):
         for y in range(height):
             start = c * plane + y * stride
@@ -117,7 +117,7 @@ def _error(
             for x in range(width, stride):
                 residual[start + x] = _ZERO
             squares += part
-    return squares
+    return float(squares)
 
 
 @njit(**KERNEL)

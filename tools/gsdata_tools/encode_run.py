@@ -1,0 +1,214 @@
+"""The body of ``gsd-encode``: from parsed options to the closed file and what was measured on it."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import gsdata
+from gsdata import Codes, GsdFile, Recipe
+from gsdata.errors import BudgetError
+from gsdata.streams import MAX_COUNT
+from gsdata_tools import cli, encode_budget, fit, metrics
+from gsdata_tools.sources import ImageSet, load
+
+SCHEMA = "gsd-encode/1"
+_SAMPLE_STEPS = 150
+_PROBE_IMAGES, _PROBE_STEPS = 8, 30
+_SAFETY = 0.6  # of the time left is planned for the fit: steps grow slower as Gaussians grow, and files must be written
+_BATCH_PIXELS = 1 << 22
+
+
+def compile_kernels() -> None:
+    """Run every kernel once on next to nothing, so that compiling them counts as no image's time."""
+    images = np.zeros((1, 2, 2, 3), np.uint8)
+    decoded(fit.fit_images(images, 1, steps=1, sweeps=1, threads=1).codes)
+
+
+def encode(
+    arguments: argparse.Namespace, output: cli.Output, deadline: cli.Deadline
+) -> tuple[dict[str, Any], cli.Checkpoint]:
+    """Fit, write, open again and measure. The checkpoint is for the caller to delete when its last file is written."""
+    data = load(arguments.data, split=arguments.split, limit=arguments.limit, size=arguments.size)
+    options = _options(arguments, data)
+    checkpoint = cli.Checkpoint(output.ckpt, {**options, "digest": data.digest}, resume=output.resuming)
+    run = _Run(data, options, checkpoint, arguments.threads, arguments.quiet)
+    run.plan_steps(deadline)
+    codes = run.codes()
+    content = run.file(codes)
+    cli.atomic_write(output.gsd, content)
+    with gsdata.open(output.gsd) as file:
+        report, shown = measure(file, data.images)
+    report = {"schema": SCHEMA, **report, "steps": run.steps}
+    _preview(shown, data, output)
+    return report, checkpoint
+
+
+def measure(file: GsdFile, images: NDArray[np.uint8]) -> tuple[dict[str, Any], NDArray[np.uint8]]:
+    """Compare a file with the images that it was made from; returns the numbers and the decoded images (B, H, W, C)."""
+    batch = max(1, _BATCH_PIXELS // images[0].size)
+    shown = np.concatenate(
+        [decoded(file.codes(np.arange(i, min(i + batch, len(images))))) for i in range(0, len(images), batch)]
+    )
+    psnr = metrics.psnr(shown, images)
+    size = Path(file.path).stat().st_size
+    report = {
+        "images": len(images),
+        "psnr_mean": float(psnr.mean()),
+        "psnr_min": float(psnr.min()),
+        "ssim_mean": float(metrics.ssim(shown, images).mean()),
+        "bytes_total": size,
+        "bits_per_gaussian": size * 8 / max(1, file.gaussian_count),
+        "gaussians": file.gaussian_count,
+    }
+    return report, shown
+
+
+def decoded(codes: Codes) -> NDArray[np.uint8]:
+    """What a reader shows for codes: (B, H, W, C) uint8."""
+    return np.ascontiguousarray(gsdata.render(codes.dequantize(), dtype="uint8").transpose(0, 2, 3, 1))
+
+
+class _Run:
+    """One encoding: the images, what was asked for, and where finished work is kept."""
+
+    def __init__(
+        self, data: ImageSet, options: dict[str, Any], checkpoint: cli.Checkpoint, threads: int | None, quiet: bool
+    ) -> None:
+        self.data = data
+        self.options = options
+        self.checkpoint = checkpoint
+        self.threads = threads
+        self.quiet = quiet
+        self.bits = fit.Bits(*options["bits"])
+        self.steps = int(options["steps"])
+        bytes_per_image = options["bytes_per_image"]
+        self.budget = None if bytes_per_image is None else math.floor(bytes_per_image * len(data.images) + 1e-9)
+        self._extras: dict[str, Any] | None = None
+
+    def plan_steps(self, deadline: cli.Deadline) -> None:
+        """Steps that the time allows, by a trial; what an earlier part of this run chose stays."""
+        if "plan" in self.checkpoint.names():
+            self.steps = int(self.checkpoint.load("plan")[1]["steps"])
+            return
+        if deadline.remaining() < math.inf:
+            images = self.data.images
+            few = images[np.linspace(0, len(images) - 1, min(_PROBE_IMAGES, len(images))).astype(np.int64)]
+            start = time.monotonic()
+            fit.fit_gaussians(few, self._guess(), steps=_PROBE_STEPS, threads=self.threads)
+            spent = (time.monotonic() - start) / (len(few) * _PROBE_STEPS) * len(images)
+            possible = max(1, int(_SAFETY * deadline.remaining() / max(spent, 1e-9)))
+            if possible < self.steps:
+                cli.note(
+                    f"the time limit allows {possible} of {self.steps} steps; --steps {possible} gives the same file"
+                )
+                self.steps = possible
+        self.checkpoint.save("plan", {}, {"steps": self.steps})
+
+    def codes(self) -> Codes:
+        """The codes to store: a fixed number of Gaussians, or what the budget holds."""
+        images = self.data.images
+        if self.budget is None:
+            return self._fit(np.full(len(images), self.options["gaussians"], np.int64), "").codes
+        quick = min(self.steps, _SAMPLE_STEPS)
+
+        def sample_fit(chosen: NDArray[np.int64], counts: NDArray[np.int64]) -> fit.FitResult:
+            seed = self.options["seed"]
+            return fit.fit_images(
+                images[chosen], counts, steps=quick, seed=seed, bits=self.bits, image_keys=chosen, threads=self.threads
+            )
+
+        def improve(codes: Codes) -> tuple[Codes, NDArray[np.float32]]:
+            return fit.improve_codes(images, codes, sweeps=2, threads=self.threads)[:2]
+
+        return encode_budget.fit_to_budget(
+            images,
+            self.budget,
+            self.bits,
+            measure=lambda codes: len(self.file(codes)),
+            measure_sample=lambda codes, chosen: len(self.file(codes, chosen)),
+            sample_fit=sample_fit,
+            fit=self._fit,
+            improve=improve,
+        )
+
+    def file(self, codes: Codes, chosen: NDArray[np.int64] | None = None) -> bytes:
+        """The bytes of the file with these codes (of the images at ``chosen``)."""
+        if self._extras is None:
+            self._extras = self._header()
+        labels = self.data.labels if chosen is None else self.data.labels[chosen]
+        classes = self.data.classes
+        content: bytes = gsdata.to_bytes(codes, labels=labels if classes else None, classes=classes, **self._extras)
+        return content
+
+    def _fit(self, counts: NDArray[np.int64], name: str) -> fit.FitResult:
+        with cli.Progress(len(self.data.images), "images", self.quiet) as progress:
+            return fit.fit_images(
+                self.data.images,
+                counts,
+                steps=self.steps,
+                seed=self.options["seed"],
+                bits=self.bits,
+                progress=lambda done, psnr: progress.update(done, psnr=psnr),
+                store=self.checkpoint,
+                name=name,
+                threads=self.threads,
+            )
+
+    def _guess(self) -> int:
+        if self.budget is None:
+            return int(self.options["gaussians"])
+        return int(min(MAX_COUNT, max(1, int(self.budget * 8 / (45 * len(self.data.images))))))
+
+    def _header(self) -> dict[str, Any]:
+        data = self.data
+        values = data.images.reshape(-1, data.images.shape[3])
+        mean = values.mean(axis=0, dtype=np.float64) / 255
+        std = values.std(axis=0, dtype=np.float64) / 255
+        recipe = Recipe(
+            value_space="srgb-unit",
+            mean=tuple(round(float(m), 6) for m in mean),
+            std=tuple(round(float(s), 6) or 1.0 for s in std),
+        )
+        provenance = {
+            "tool": "gsd-encode",
+            "source": {"name": data.name, "split": data.split, "images": len(data.images), "sha256": data.digest},
+            "seed": self.options["seed"],
+            "options": {key: value for key, value in self.options.items() if value is not None and key != "seed"}
+            | {"steps": self.steps, "bits": list(self.bits)},
+            "versions": cli.record_versions(),
+            "initialised_from_real": True,
+        }
+        return {"recipe": recipe, "provenance": provenance}
+
+
+def _options(arguments: argparse.Namespace, data: ImageSet) -> dict[str, Any]:
+    """What decides the content, resolved."""
+    images = data.images
+    gaussians = arguments.gaussians
+    if gaussians is None and arguments.bytes_per_image is None:
+        gaussians = fit.default_count((images.shape[1], images.shape[2]))
+    if gaussians is not None and gaussians > MAX_COUNT:
+        raise BudgetError(f"--gaussians {gaussians}: an image holds at most {MAX_COUNT}")
+    size = arguments.size
+    return {
+        "gaussians": gaussians,
+        "bytes_per_image": arguments.bytes_per_image,
+        "steps": arguments.steps,
+        "bits": list(arguments.bits),
+        "size": list(size) if isinstance(size, tuple) else size,
+        "limit": arguments.limit,
+        "seed": arguments.seed,
+    }
+
+
+def _preview(shown: NDArray[np.uint8], data: ImageSet, output: cli.Output) -> None:
+    from gsdata_tools.preview import contact_sheet
+
+    contact_sheet(shown, data.labels, data.classes, output.png)
