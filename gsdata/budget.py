@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 from gsdata.errors import BudgetError
+from gsdata.streams import MAX_COUNT
 
 Convention: TypeAlias = Literal["float32", "uint8"]
 """How an IPC counts pixels: ``float32`` (what papers count, 4 bytes a value) or ``uint8`` (what images weigh)."""
@@ -105,6 +106,11 @@ def plan(
     """
     if classes < 1 or bits_per_gaussian <= 0:
         raise ValueError(f"a plan needs classes and positive bits, found {classes} and {bits_per_gaussian}")
+    for what, number in (("images per class", images_per_class), ("Gaussians per image", gaussians_per_image)):
+        if number is not None and number < 1:
+            raise BudgetError(f"at least one of {what} is needed, found {number}")
+    if gaussians_per_image is not None and gaussians_per_image > MAX_COUNT:
+        raise BudgetError(f"an image holds at most {MAX_COUNT} Gaussians, found {gaussians_per_image}; ask for fewer")
     gaussians = int((budget_bytes - fixed_bytes) * 8 / bits_per_gaussian)
     images = images_per_class
     if images is None:
@@ -112,9 +118,10 @@ def plan(
         if gaussians_per_image is not None:
             images = max(1, gaussians // (classes * gaussians_per_image))
         if max_images_per_class is not None:
-            images = min(images, max_images_per_class)
+            images = max(1, min(images, max_images_per_class))
     each = gaussians_per_image or max(gaussians, 0) // (images * classes)
-    if images < 1 or each < 1 or images * classes * each > max(gaussians, 0):
+    each = min(each, MAX_COUNT)
+    if each < 1 or images * classes * each > max(gaussians, 0):
         raise BudgetError(
             f"{budget_bytes} bytes hold about {max(gaussians, 0)} Gaussians of {bits_per_gaussian:g} bits: too few for "
             f"{images} images x {classes} classes x {max(each, 1)} Gaussians; ask for fewer, or for more bytes"

@@ -1,8 +1,13 @@
-"""The canonical msgpack subset of the header: exactly one byte string for one value (FORMAT.md, "Header")."""
+"""The canonical msgpack subset of the header: exactly one byte string for one value (FORMAT.md, "Header").
+
+Decoding is a parser of its own: it checks the form while it reads, so that nothing large is built from few bytes and
+every message says at which byte.
+"""
 
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +16,25 @@ import msgpack
 from gsdata.errors import FormatError, LimitError
 
 MAX_DEPTH = 8
+MAX_VALUES = 1 << 18
+
+# first byte -> (what, bytes of the length or number, least value that needs this form)
+_LENGTHS = {
+    0xC4: ("bytes", 1, 0),
+    0xC5: ("bytes", 2, 1 << 8),
+    0xC6: ("bytes", 4, 1 << 16),
+    0xD9: ("text", 1, 1 << 5),
+    0xDA: ("text", 2, 1 << 8),
+    0xDB: ("text", 4, 1 << 16),
+    0xDC: ("list", 2, 1 << 4),
+    0xDD: ("list", 4, 1 << 16),
+    0xDE: ("map", 2, 1 << 4),
+    0xDF: ("map", 4, 1 << 16),
+}
+_UNSIGNED = {0xCC: (1, 1 << 7), 0xCD: (2, 1 << 8), 0xCE: (4, 1 << 16), 0xCF: (8, 1 << 32)}
+_SIGNED = {0xD0: (1, -(1 << 5)), 0xD1: (2, -(1 << 7)), 0xD2: (4, -(1 << 15)), 0xD3: (8, -(1 << 31))}
+_CONSTANTS = {0xC0: None, 0xC2: False, 0xC3: True}
+_FLOAT64 = 0xCB
 
 
 def encode(value: Any) -> bytes:
@@ -32,46 +56,92 @@ def decode(data: bytes) -> dict[str, Any]:
     Raises:
         FormatError: not msgpack, not a map, an ext type, or not the canonical form (unsorted or duplicate keys, a
             longer form than needed, a float that is not 64 bits wide, NaN, infinity, trailing bytes).
-        LimitError: nested deeper than ``MAX_DEPTH``.
+        LimitError: nested deeper than ``MAX_DEPTH``, or more than ``MAX_VALUES`` values.
     """
-    try:
-        value = msgpack.unpackb(data, raw=False, strict_map_key=True, ext_hook=_refuse_ext)
-    except msgpack.StackError:
-        raise LimitError(f"header is nested deeper than {MAX_DEPTH}") from None
-    except (ValueError, TypeError, msgpack.UnpackException) as error:
-        raise FormatError(f"header is not valid msgpack: {error or type(error).__name__}") from None
+    parser = _Parser(data)
+    value = parser.value(1)
     if not isinstance(value, dict):
         raise FormatError(f"header must be a msgpack map, found {type(value).__name__}")
-    if _depth(value) > MAX_DEPTH:
-        raise LimitError(f"header is nested deeper than {MAX_DEPTH}")
-    try:
-        again = encode(value)
-    except ValueError as error:
-        raise FormatError(f"header holds a value that is not allowed: {error}") from None
-    # One comparison finds every deviation at once; duplicate keys have already been lost and shorten the result.
-    if again != data:
-        first = next(
-            (i for i, (a, b) in enumerate(zip(again, data, strict=False)) if a != b), min(len(again), len(data))
-        )
-        raise FormatError(
-            f"header is not in canonical form at its byte {first}: keys sorted and unique, shortest forms"
-        )
+    if parser.position != len(data):
+        raise parser.error(f"{len(data) - parser.position} bytes follow its end")
     return value
 
 
-def _refuse_ext(code: int, data: bytes) -> Any:
-    raise FormatError(f"header holds a msgpack ext type ({code}), which the format does not allow")
+class _Parser:
+    """Reads one value after another; never builds more than the bytes read so far justify."""
 
+    def __init__(self, data: bytes) -> None:
+        self.data, self.position, self.values = data, 0, 0
 
-def _depth(value: Any) -> int:
-    # Iterative: a hostile header may nest as deep as the parser lets it.
-    deepest, todo = 0, [(value, 1)]
-    while todo:
-        item, depth = todo.pop()
-        if isinstance(item, (dict, list)):
-            deepest = max(deepest, depth)
-            todo.extend((child, depth + 1) for child in (item.values() if isinstance(item, dict) else item))
-    return deepest
+    def error(self, what: str, at: int | None = None) -> FormatError:
+        at = self.position if at is None else at
+        return FormatError(f"header is not canonical msgpack at its byte {at}: {what}")
+
+    def take(self, length: int) -> bytes:
+        if length > len(self.data) - self.position:
+            raise self.error(f"{length} bytes expected, {len(self.data) - self.position} left")
+        self.position += length
+        return self.data[self.position - length : self.position]
+
+    def value(self, depth: int) -> Any:
+        self.values += 1
+        if self.values > MAX_VALUES:
+            raise LimitError(f"header holds more than {MAX_VALUES} values")
+        start = self.position
+        first = self.take(1)[0]
+        if first < 0x80:
+            return first
+        if first >= 0xE0:
+            return first - 0x100
+        if first < 0xC0:
+            kind = "map" if first < 0x90 else "list" if first < 0xA0 else "text"
+            return self.sized(kind, first & (0x1F if kind == "text" else 0x0F), depth)
+        if first in _CONSTANTS:
+            return _CONSTANTS[first]
+        if first == _FLOAT64:
+            number: float = struct.unpack(">d", self.take(8))[0]
+            if math.isfinite(number):
+                return number
+            raise self.error(f"numbers must be finite, found {number}", start)
+        if first in _LENGTHS:
+            kind, width, least = _LENGTHS[first]
+            length = int.from_bytes(self.take(width), "big")
+            if length >= least:
+                return self.sized(kind, length, depth)
+        elif first in _UNSIGNED or first in _SIGNED:
+            width, bound = _UNSIGNED.get(first) or _SIGNED[first]
+            integer = int.from_bytes(self.take(width), "big", signed=first in _SIGNED)
+            if integer < bound if first in _SIGNED else integer >= bound:
+                return integer
+        else:
+            raise self.error(f"type {first:#04x} is not allowed (no float32, no ext types)", start)
+        raise self.error("a shorter form exists", start)
+
+    def sized(self, kind: str, length: int, depth: int) -> Any:
+        if kind == "bytes":
+            return self.take(length)
+        if kind == "text":
+            try:
+                return self.take(length).decode()
+            except UnicodeDecodeError:
+                raise self.error("text is not UTF-8") from None
+        if depth > MAX_DEPTH:
+            raise LimitError(f"header is nested deeper than {MAX_DEPTH}")
+        if kind == "list":
+            return [self.value(depth + 1) for _ in range(length)]
+        result: dict[str, Any] = {}
+        previous: bytes | None = None
+        for _ in range(length):
+            start = self.position
+            key = self.value(depth + 1)
+            if not isinstance(key, str):
+                raise self.error(f"keys must be text, found {type(key).__name__}")
+            encoded = key.encode()
+            if previous is not None and encoded <= previous:
+                raise self.error(f"key {key!r} is a duplicate or out of order", start)
+            previous = encoded
+            result[key] = self.value(depth + 1)
+        return result
 
 
 def _normalise(value: Any, depth: int) -> Any:

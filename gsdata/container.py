@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import os
 import struct
+import weakref
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 from typing import Any, Protocol
 
+import numpy as np
 import zstandard
+from numpy.typing import NDArray
 
 from gsdata import canonical
 from gsdata.errors import ChecksumError, FormatError, LimitError, VersionError
@@ -32,9 +35,24 @@ STORED, ZSTD = 0, 1
 CODEC_NAMES = {STORED: "stored", ZSTD: "zstd"}
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
+# The same layout as SECTION, for checking a whole table at once.
+_TABLE = np.dtype(
+    [
+        ("stream", "<u2"),
+        ("codec", "u1"),
+        ("zero", "u1"),
+        ("chunk", "<u4"),
+        ("stored", "<u4"),
+        ("raw", "<u4"),
+        ("crc", "<u4"),
+        ("offset", "<u8"),
+    ]
+)
+
 MAX_HEADER = 4 << 20
-MAX_SECTIONS = 1 << 20
+MAX_SECTIONS = 1 << 18
 MAX_RAW = 16 << 20
+MAX_WINDOW = 16 << 20
 
 
 class Source(Protocol):
@@ -66,8 +84,10 @@ class FileSource:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.name = os.fspath(path)
-        self._file = Path(path).open("rb")  # noqa: SIM115 (lives as long as this object)
-        self.size = os.fstat(self._file.fileno()).st_size
+        self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        # Closing is optional: the descriptor goes with the object, without a warning.
+        self._close = weakref.finalize(self, os.close, self._descriptor)
+        self.size = os.fstat(self._descriptor).st_size
 
     def read(self, offset: int, length: int) -> bytes:
         """Up to ``length`` bytes from ``offset``.
@@ -75,11 +95,20 @@ class FileSource:
         Raises:
             ValueError: the source was closed.
         """
-        return os.pread(self._file.fileno(), length, offset)
+        if not self._close.alive:
+            raise ValueError(f"{self.name}: the file was closed; open it again")
+        parts = []
+        while length > 0:  # one call reads at most 2 GiB
+            part = os.pread(self._descriptor, min(length, 1 << 30), offset)
+            if not part:
+                break
+            parts.append(part)
+            offset, length = offset + len(part), length - len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def close(self) -> None:
         """Give the descriptor back."""
-        self._file.close()
+        self._close()
 
 
 @dataclass(frozen=True)
@@ -95,20 +124,35 @@ class Section:
     offset: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Container:
-    """An opened container: its header, its section table and the source of its sections."""
+    """An opened container: its header, its section table and the source of its sections.
+
+    Attributes:
+        source: where the sections are read from.
+        version: (major, minor).
+        header: the parsed header; header_bytes: as it is stored.
+        names: names of the streams, which the table refers to by number.
+        table: the section table, checked, as a structured array: ``stream``, ``codec``, ``chunk``, ``stored``,
+            ``raw``, ``crc``, ``offset``.
+    """
 
     source: Source
     version: tuple[int, int]
     header: dict[str, Any]
     header_bytes: bytes
-    sections: tuple[Section, ...]
+    names: tuple[str, ...]
+    table: NDArray[np.void]
 
-    @property
-    def data_offset(self) -> int:
-        """Where the first section begins: everything before is preamble, header and table."""
-        return PREAMBLE_SIZE + len(self.header_bytes) + SECTION.size * len(self.sections)
+    def section(self, row: int) -> Section:
+        """One entry of the table."""
+        stream, codec, _, chunk, stored, raw, crc, offset = self.table[row].item()
+        return Section(self.names[stream], chunk, codec, stored, raw, crc, offset)
+
+    @cached_property
+    def sections(self) -> tuple[Section, ...]:
+        """All entries of the table."""
+        return tuple(self.section(row) for row in range(len(self.table)))
 
     def read_stored(self, section: Section) -> bytes:
         """The stored bytes of a section, once their checksum is right.
@@ -161,7 +205,12 @@ def _decompress(data: bytes, raw_size: int, where: str) -> bytes:
                 f"{where}: the zstd frame must declare {raw_size} decoded bytes, no checksum and no dictionary; "
                 f"found {frame.content_size}, {frame.has_checksum}, {frame.dict_id}"
             )
-        raw = zstandard.ZstdDecompressor().decompress(data, max_output_size=raw_size, allow_extra_data=False)
+        if frame.window_size > MAX_WINDOW:
+            raise LimitError(
+                f"{where}: the zstd frame needs a window of {frame.window_size}, the limit is {MAX_WINDOW}"
+            )
+        decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
+        raw = decompressor.decompress(data, max_output_size=raw_size, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise FormatError(f"{where}: zstd cannot decode it: {error}") from None
     if len(raw) != raw_size:
@@ -261,38 +310,38 @@ def read_container(source: Source) -> Container:
     names = header.get("streams")
     if not isinstance(names, list) or not all(isinstance(n, str) for n in names) or len(set(names)) != len(names):
         raise FormatError(f"{name}: the header's 'streams' must be a list of different names")
-    table = body[header_length:]
-    sections = _read_table(table, names, PREAMBLE_SIZE + header_length, file_length, name)
-    return Container(source, (major, minor), header, body[:header_length], sections)
+    table = np.frombuffer(body, _TABLE, section_count, header_length)
+    _check_table(table, len(names), PREAMBLE_SIZE + header_length, file_length, name)
+    return Container(source, (major, minor), header, body[:header_length], tuple(names), table)
 
 
-def _read_table(table: bytes, names: list[str], start: int, file_length: int, name: str) -> tuple[Section, ...]:
-    sections: list[Section] = []
-    previous = (-1, -1)
-    position = start + len(table)
-    for row, (stream, codec, zero, chunk, stored, raw, crc, offset) in enumerate(SECTION.iter_unpack(table)):
-        where = f"{name}: section table entry {row} at offset {start + row * SECTION.size}"
-        if stream >= len(names):
-            raise FormatError(f"{where}: stream {stream}, but the header lists {len(names)}")
-        if zero:
-            raise FormatError(f"{where}: the reserved byte must be 0, found {zero}")
-        if codec not in CODEC_NAMES:
-            raise FormatError(f"{where}: unknown codec {codec}, expected one of {sorted(CODEC_NAMES)}")
-        if (chunk, stream) <= previous:
-            raise FormatError(f"{where}: sections must be sorted by chunk, then stream, without repeats")
-        if offset != position:
-            raise FormatError(
-                f"{where}: section at {offset}, expected {position}: sections lie without holes or overlap"
-            )
-        if raw > MAX_RAW:
-            raise LimitError(f"{where}: {raw} decoded bytes, the limit is {MAX_RAW}")
-        if codec == STORED and raw != stored:
-            raise FormatError(f"{where}: stored as it is, yet {stored} stored and {raw} decoded bytes")
-        previous, position = (chunk, stream), offset + stored
-        sections.append(Section(names[stream], chunk, codec, stored, raw, crc, offset))
-    if position != file_length:
-        raise FormatError(f"{name}: sections end at {position}, the file at {file_length}")
-    return tuple(sections)
+def _check_table(table: NDArray[np.void], streams: int, start: int, file_length: int, name: str) -> None:
+    stored, raw = table["stored"].astype(np.int64), table["raw"]
+    expected = start + table.nbytes + np.cumsum(stored) - stored
+    # (chunk, stream) as one number; entries ascend strictly.
+    order = (table["chunk"].astype(np.int64) << 16) + table["stream"]
+    kept, packed = table["codec"] == STORED, table["codec"] == ZSTD
+
+    def refuse(bad: NDArray[np.bool_], what: str, error: type[FormatError] = FormatError) -> None:
+        if bad.any():
+            row = int(bad.argmax())
+            values = {
+                key: int(table[key][row]) for key in ("stream", "codec", "zero", "chunk", "stored", "raw", "offset")
+            }
+            where = f"{name}: section table entry {row} at offset {start + row * SECTION.size}"
+            raise error(f"{where}: {what.format(**values, expected=int(expected[row]))}")
+
+    refuse(table["stream"] >= streams, f"stream {{stream}}, but the header lists {streams}")
+    refuse(table["zero"] != 0, "the reserved byte must be 0, found {zero}")
+    refuse(~(kept | packed), f"unknown codec {{codec}}, expected one of {sorted(CODEC_NAMES)}")
+    refuse(np.diff(order, prepend=-1) <= 0, "sections must be sorted by chunk, then stream, without repeats")
+    refuse(table["offset"] != expected.astype(np.uint64), "offset {offset}, expected {expected}: no holes, no overlap")
+    refuse(raw > MAX_RAW, f"{{raw}} decoded bytes, the limit is {MAX_RAW}", LimitError)
+    refuse(kept & (raw != stored), "stored as it is, yet {stored} stored and {raw} decoded bytes")
+    refuse(packed & (stored >= raw), "zstd must shrink it, yet {stored} stored and {raw} decoded bytes")
+    end = start + table.nbytes + int(stored.sum())
+    if end != file_length:
+        raise FormatError(f"{name}: sections end at {end}, the file at {file_length}")
 
 
 def _what_else(start: bytes) -> str:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from gsdata import streams
 from gsdata.budget import Budget
+from gsdata.chunks import Chunks
 from gsdata.container import PREAMBLE_SIZE, SECTION, Container, FileSource, MemorySource, Section, read_container
 from gsdata.errors import FormatError, GsdError
 from gsdata.gaussians import Gaussians
@@ -22,18 +22,9 @@ from gsdata.header import Header
 from gsdata.quantize import Codes, concatenate
 from gsdata.recipe import Recipe
 from gsdata.streams import Labels
-from gsdata.writing import save, to_bytes, write_atomically
+from gsdata.writing import assemble, save, soft_labels_of, to_bytes, write_atomically
 
 __all__ = ["GsdFile", "merge", "open", "save", "to_bytes"]
-
-_CACHE_BYTES = 64 << 20
-
-
-@dataclass(frozen=True)
-class _Chunk:
-    means: NDArray[np.uint16]
-    cholesky: NDArray[np.uint16]
-    colors: NDArray[np.uint16]
 
 
 class GsdFile:
@@ -60,11 +51,7 @@ class GsdFile:
             self.header = Header.from_dict(container.header)
         except GsdError as error:
             raise type(error)(f"{self.path}: {error}") from None
-        self._sections = self._check_sections()
-        ends = np.cumsum(self.header.images)
-        self._chunk_starts = np.concatenate([np.zeros(1, np.int64), ends]).astype(np.int64)
-        self._cache: dict[int, _Chunk] = {}
-        self._cached_bytes = 0
+        self._chunks = Chunks(container, self.header)
 
     # --- what the file holds -------------------------------------------------------------------------------------
 
@@ -129,9 +116,8 @@ class GsdFile:
     @cached_property
     def counts(self) -> NDArray[np.int64]:
         """(B,) int64: Gaussians of each image."""
-        return np.concatenate(
-            [self._counts(chunk) for chunk in range(len(self.header.images))] or [np.zeros(0, np.int64)]
-        )
+        parts = [self._chunks.counts(chunk) for chunk in range(len(self._chunks))]
+        return np.concatenate([*parts, np.zeros(0, np.int64)])
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:
@@ -158,17 +144,16 @@ class GsdFile:
             IndexError: an index is outside [-B, B).
         """
         if indices is None:
-            return self._assemble(range(len(self.header.images)))
-        wanted = np.asarray(indices, dtype=np.int64).reshape(-1)
-        wanted = np.where(wanted < 0, wanted + self.images, wanted)
-        if len(wanted) and not 0 <= int(wanted.min()) <= int(wanted.max()) < self.images:
-            raise IndexError(f"image index out of range: the file has {self.images} images")
-        chunk_of = np.searchsorted(self._chunk_starts, wanted, side="right") - 1
+            return self._chunks.codes(range(len(self._chunks)), self.counts)
+        wanted = self._resolve(indices)
+        starts = self._chunks.starts
+        chunk_of = np.searchsorted(starts, wanted, side="right") - 1
         chunks = np.unique(chunk_of)
         lengths = self.header.images[chunks]
         local_starts = np.cumsum(lengths) - lengths
         place = np.searchsorted(chunks, chunk_of)
-        return self._assemble(chunks).select(local_starts[place] + wanted - self._chunk_starts[chunk_of])
+        whole = self._chunks.codes(chunks, self.counts)
+        return whole.select(local_starts[place] + wanted - starts[chunk_of])
 
     def gaussians(self, indices: Sequence[int] | NDArray[np.int64] | None = None) -> Gaussians:
         """The same as float32 NumPy values."""
@@ -178,17 +163,16 @@ class GsdFile:
 
     def byte_table(self) -> Budget:
         """Where the bytes go; the parts add up to the size of the file."""
-        known = set(streams.stream_names(self.channels, self.header.label_layout))
-        payload = labels = other = 0
-        for section in self.sections:
-            if section.stream in streams.LABEL_STREAMS:
-                labels += section.stored_size
-            elif section.stream in known:
-                payload += section.stored_size
-            else:
-                other += section.stored_size
-        index = SECTION.size * len(self.sections)
-        return Budget(payload, labels, index, PREAMBLE_SIZE + len(self._container.header_bytes) + other)
+        table = self._container.table
+        stored = np.bincount(table["stream"], table["stored"].astype(np.float64), len(self.header.streams)).astype(int)
+        labels = [i for i, name in enumerate(self.header.streams) if name in streams.LABEL_STREAMS]
+        optional = int(stored[len(self._chunks.names) :].sum())
+        return Budget(
+            payload=int(stored.sum()) - int(stored[labels].sum()) - optional,
+            labels=int(stored[labels].sum()),
+            index=SECTION.size * len(table),
+            overhead=PREAMBLE_SIZE + len(self._container.header_bytes) + optional,
+        )
 
     def read_optional(self, name: str) -> bytes:
         """The decoded bytes of an optional section that the format does not define.
@@ -197,10 +181,8 @@ class GsdFile:
             KeyError: there is none of that name.
             GsdError: it is damaged.
         """
-        for section in self.sections:
-            if section.stream == name and name not in streams.stream_names(self.channels, self.header.label_layout):
-                return self._container.read(section, section.raw_size)
-        raise KeyError(name)
+        section = self._container.section(self._chunks.optional[name])
+        return self._container.read(section, section.raw_size)
 
     @cached_property
     def sha256(self) -> str:
@@ -214,8 +196,8 @@ class GsdFile:
     def content_id(self) -> str:
         """SHA-256 of the header and the decoded streams, in hex: equal files by content, whatever zstd made of them."""
         digest = hashlib.sha256(self._container.header_bytes)
-        for chunk in range(len(self.header.images)):
-            for raw in self._raw(chunk).values():
+        for chunk in range(len(self._chunks)):
+            for raw in self._chunks.raw(chunk).values():
                 digest.update(raw)
         return digest.hexdigest()
 
@@ -225,13 +207,10 @@ class GsdFile:
         Raises:
             GsdError: the first thing that is wrong.
         """
-        for chunk in range(len(self.header.images)):
-            self._decode(chunk)
-        known = streams.stream_names(self.channels, self.header.label_layout)
-        for section in self.sections:
-            if section.stream not in known:
-                self._container.read(section, section.raw_size)
-        _ = self._labels
+        for chunk in range(len(self._chunks)):
+            self._chunks.check(chunk)
+        for name in self._chunks.optional:
+            self.read_optional(name)
 
     def save(self, path: str | os.PathLike[str]) -> int:
         """Write the file as it is, byte for byte and atomically; returns its size."""
@@ -247,16 +226,26 @@ class GsdFile:
         Its provenance says which file it was taken from. Optional sections are left out: what they say may be of all
         images.
         """
-        wanted = np.asarray(indices, dtype=np.int64).reshape(-1)
-        codes = self.codes(wanted)
+        wanted = self._resolve(indices)
         return _rebuilt(
-            codes,
-            self._labels.select(np.where(wanted < 0, wanted + self.images, wanted)),
-            self.classes,
-            self.recipe,
-            {**self.provenance, "subset_of": self.content_id},
-            self.metadata,
+            self.codes(wanted),
+            self._labels.select(wanted),
+            classes=self.classes,
+            recipe=self.recipe,
+            provenance={**self.provenance, "subset_of": self.content_id},
+            metadata=self.metadata,
         )
+
+    def _resolve(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+        """Image numbers from 0 on."""
+        wanted = np.asarray(indices).reshape(-1)
+        if len(wanted) and wanted.dtype.kind not in "iu":
+            raise IndexError(f"indices must be integers, found {wanted.dtype}")
+        wanted = wanted.astype(np.int64)
+        wanted = np.where(wanted < 0, wanted + self.images, wanted)
+        if len(wanted) and not 0 <= int(wanted.min()) <= int(wanted.max()) < self.images:
+            raise IndexError(f"image index out of range: the file has {self.images} images")
+        return wanted
 
     # --- machinery -----------------------------------------------------------------------------------------------
 
@@ -285,111 +274,9 @@ class GsdFile:
             f"{self.gaussian_count} Gaussians, {self._container.source.size} bytes)"
         )
 
-    def _check_sections(self) -> dict[tuple[int, str], Section]:
-        header = self.header
-        known = streams.stream_names(header.channels, header.label_layout)
-        if (
-            header.streams[: len(known)] != known
-            or tuple(sorted(header.streams[len(known) :])) != header.streams[len(known) :]
-        ):
-            raise FormatError(f"{self.path}: header streams must be {', '.join(known)}, then others in order of name")
-        by_key = {(section.chunk, section.stream): section for section in self._container.sections}
-        for chunk in range(len(header.images)):
-            for name, raw_size in self._raw_sizes(chunk).items():
-                section = by_key.get((chunk, name))
-                if section is None:
-                    raise FormatError(f"{self.path}: chunk {chunk} has no section {name!r}")
-                if section.raw_size != raw_size:
-                    raise FormatError(
-                        f"{self.path}: section {name!r} of chunk {chunk}: the table says {section.raw_size} decoded bytes, "
-                        f"the header implies {raw_size}"
-                    )
-        surplus = len(by_key) - len(header.images) * len(known)
-        optional = sum(1 for _, name in by_key if name not in known)
-        if surplus != optional:
-            raise FormatError(f"{self.path}: sections of chunks that the header does not list")
-        return by_key
-
-    def _raw_sizes(self, chunk: int) -> dict[str, int]:
-        header = self.header
-        images, gaussians = int(header.images[chunk]), int(header.gaussians[chunk])
-        quantizers = header.quantizers[int(header.chunk_quantizers[chunk])]
-        sizes = streams.raw_sizes(images, gaussians, header.channels, quantizers)
-        entries = int(header.label_entries[chunk])
-        sizes |= streams.label_raw_sizes(header.label_layout, header.class_count, images, entries)
-        return {name: sizes[name] for name in streams.stream_names(header.channels, header.label_layout)}
-
-    def _raw(self, chunk: int, names: Iterable[str] | None = None) -> dict[str, bytes]:
-        sizes = self._raw_sizes(chunk)
-        return {
-            name: self._container.read(self._sections[chunk, name], sizes[name])
-            for name in (sizes if names is None else names)
-        }
-
-    def _counts(self, chunk: int) -> NDArray[np.int64]:
-        raw = self._raw(chunk, ["counts"])["counts"]
-        images, gaussians = int(self.header.images[chunk]), int(self.header.gaussians[chunk])
-        return streams.decode_counts(raw, images, gaussians, f"{self.path}: chunk {chunk}, stream 'counts'")
-
-    def _decode(self, chunk: int) -> _Chunk:
-        cached = self._cache.get(chunk)
-        if cached is not None:
-            return cached
-        label_streams = streams.LABEL_STREAMS
-        raw = self._raw(chunk, [name for name in self._raw_sizes(chunk) if name not in label_streams])
-        where = f"{self.path}: chunk {chunk}"
-        counts = streams.decode_counts(
-            raw["counts"],
-            int(self.header.images[chunk]),
-            int(self.header.gaussians[chunk]),
-            f"{where}, stream 'counts'",
-        )
-        quantizers = self.header.quantizers[int(self.header.chunk_quantizers[chunk])]
-        decoded = _Chunk(*streams.decode_codes(raw, counts, self.channels, quantizers, where))
-        size = decoded.means.nbytes + decoded.cholesky.nbytes + decoded.colors.nbytes
-        if self._cached_bytes + size <= _CACHE_BYTES:
-            self._cache[chunk] = decoded
-            self._cached_bytes += size
-        return decoded
-
-    def _assemble(self, chunks: Iterable[int]) -> Codes:
-        header = self.header
-        numbers = [int(chunk) for chunk in chunks]
-        parts = [self._decode(chunk) for chunk in numbers]
-        empty = _Chunk(
-            np.zeros((0, 2), np.uint16), np.zeros((0, 3), np.uint16), np.zeros((0, header.channels), np.uint16)
-        )
-        spans = [slice(int(self._chunk_starts[n]), int(self._chunk_starts[n + 1])) for n in numbers]
-        return Codes(
-            means=np.concatenate([part.means for part in parts] or [empty.means]),
-            cholesky=np.concatenate([part.cholesky for part in parts] or [empty.cholesky]),
-            colors=np.concatenate([part.colors for part in parts] or [empty.colors]),
-            counts=np.concatenate([self.counts[span] for span in spans] or [np.zeros(0, np.int64)]),
-            size=header.size,
-            quantizers=header.quantizers,
-            quantizer_index=np.repeat(header.chunk_quantizers[numbers], header.images[numbers]),
-            antialias=header.antialias,
-            background=header.background,
-            kernel=header.kernel,
-        )
-
     @cached_property
     def _labels(self) -> Labels:
-        header, parts = self.header, []
-        for chunk in range(len(header.images)):
-            images, entries = int(header.images[chunk]), int(header.label_entries[chunk])
-            names = list(streams.label_raw_sizes(header.label_layout, header.class_count, images, entries))
-            where = f"{self.path}: chunk {chunk}, labels"
-            raw = self._raw(chunk, names)
-            parts.append(streams.decode_labels(raw, header.label_layout, header.class_count, images, entries, where))
-        hard = [part.hard for part in parts if part.hard is not None]
-        weights = [part.weights for part in parts if part.weights is not None]
-        if header.label_layout == "none":
-            return Labels("none", header.class_count)
-        if header.label_layout == "hard":
-            return Labels("hard", header.class_count, hard=np.concatenate([*hard, np.zeros(0, np.int64)]))
-        none = np.zeros((0, header.class_count), np.uint8)
-        return Labels(header.label_layout, header.class_count, weights=np.concatenate([*weights, none]))
+        return self._chunks.labels()
 
 
 def open(source: str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]) -> GsdFile:
@@ -413,6 +300,10 @@ def open(source: str | os.PathLike[str] | bytes | bytearray | memoryview | IO[by
             opened.close()
             raise
     data = bytes(source) if isinstance(source, (bytes, bytearray, memoryview)) else source.read()
+    if not isinstance(data, bytes):
+        raise TypeError(
+            f"a binary file object is needed, found one that reads {type(data).__name__}; open it with 'rb'"
+        )
     name = "<bytes>" if isinstance(source, (bytes, bytearray, memoryview)) else str(getattr(source, "name", "<file>"))
     return GsdFile(read_container(MemorySource(data, name)))
 
@@ -429,7 +320,7 @@ def merge(files: Sequence[GsdFile]) -> GsdFile:
 
     Args:
         files: at least one, with equal size, channels, antialias, background, kernel and kind of labels; either all or
-            none with class names. The recipe is kept where all agree.
+            none with class names. Recipe and metadata are kept where all agree; optional sections are left out.
 
     Raises:
         ValueError: they differ in one of those, and which.
@@ -459,20 +350,18 @@ def merge(files: Sequence[GsdFile]) -> GsdFile:
         labels = Labels("hard", class_count, hard=np.concatenate(hard))
     elif kind == "soft":
         labels = Labels("sparse", class_count, weights=np.concatenate(weights))
-    same_recipe = all(file.recipe == files[0].recipe for file in files)
-    provenance = {"merged": [file.content_id for file in files]}
-    return _rebuilt(codes, labels, names, files[0].recipe if same_recipe else Recipe(), provenance, {})
+    first = files[0]
+    return _rebuilt(
+        codes,
+        labels,
+        classes=names,
+        recipe=first.recipe if all(file.recipe == first.recipe for file in files) else Recipe(),
+        provenance={"merged": [file.content_id for file in files]},
+        metadata=first.metadata if all(file.metadata == first.metadata for file in files) else {},
+    )
 
 
-def _rebuilt(
-    codes: Codes,
-    labels: Labels,
-    classes: tuple[str, ...],
-    recipe: Recipe,
-    provenance: Mapping[str, Any],
-    metadata: Mapping[str, Any],
-) -> GsdFile:
-    options: dict[str, Any] = {"classes": classes, "recipe": recipe, "provenance": provenance, "metadata": metadata}
+def _rebuilt(codes: Codes, labels: Labels, **options: Any) -> GsdFile:
     if labels.weights is not None:
-        return open(to_bytes(codes, soft_labels=labels.weights, **options))
-    return open(to_bytes(codes, labels=labels.hard, class_count=labels.class_count, **options))
+        labels = soft_labels_of(labels.weights)
+    return open(assemble(codes, labels, **options))

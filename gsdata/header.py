@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args
@@ -9,18 +10,26 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from gsdata.container import MAX_RAW
+from gsdata import canonical
 from gsdata.errors import FormatError, LimitError, VersionError
 from gsdata.gaussians import ANTIALIAS_MODES, KERNEL, Antialias
 from gsdata.quantize import Quantizer, QuantizerSet
 from gsdata.recipe import Recipe
-from gsdata.streams import COLOR_TRANSFORM, ORDER_TRANSFORM, LabelLayout
+from gsdata.streams import COLOR_TRANSFORM, LABEL_STREAMS, ORDER_TRANSFORM, LabelLayout, stream_names
 
 MAX_IMAGES = 1 << 24
 MAX_GAUSSIANS = 1 << 32
-MAX_CLASSES = 1 << 16
+MAX_CLASSES = (1 << 16) - 1
 MAX_SIDE = 1 << 16
-MAX_QUANTIZER_SETS = 1 << 12
+MAX_QUANTIZER_SETS = 1 << 8
+# Of one chunk: what a reader holds at a time.
+MAX_CHUNK_IMAGES = 1 << 16
+MAX_CHUNK_GAUSSIANS = 1 << 18
+MAX_CHUNK_WEIGHTS = 1 << 22
+MAX_OPTIONAL_SECTIONS = 64
+MAX_BACKGROUND = 2.0**24
+OPTIONAL_NAME = re.compile(r"[a-z0-9_-]{1,31}(\.[a-z0-9_-]{1,31}){1,3}")
+"""What an optional section may be called: two to four words joined by dots, the first one its maker's."""
 KNOWN_FEATURES: frozenset[str] = frozenset()
 """Names that ``required`` may hold; this version defines none."""
 
@@ -125,20 +134,22 @@ class Header:
         unknown = [name for name in required if name not in KNOWN_FEATURES]
         if unknown:
             raise VersionError(
-                f"the file needs the feature {unknown[0]!r}, which this reader does not know; update gsdata"
+                f"the file needs the feature {_short(unknown[0])}, which this reader does not know; update gsdata"
             )
         if tuple(raw) != _KEYS:
             odd = sorted(set(raw) ^ set(_KEYS))[0]
-            raise FormatError(f"header key {odd!r} is {'unknown' if odd in raw else 'missing'}")
+            raise FormatError(f"header key {_short(odd)} is {'unknown' if odd in raw else 'missing'}")
         shape = _map(raw, "gaussians", ("antialias", "background", "channels", "kernel", "size"))
         channels = _integer(shape["channels"], "gaussians.channels", 1, 4)
         size = _list(shape, "size", int)
         if len(size) != 2:
-            raise FormatError(f"header gaussians.size must be [height, width], found {size}")
+            raise FormatError(f"header gaussians.size must be [height, width], found {_short(size)}")
         height, width = (_integer(side, "gaussians.size", 1, MAX_SIDE) for side in size)
         background = _list(shape, "background", float)
-        if len(background) != channels or max(map(abs, background)) > 2.0**24:
-            raise FormatError(f"header gaussians.background must be {channels} floats up to 2^24, found {background}")
+        if len(background) != channels or max(map(abs, background)) > MAX_BACKGROUND:
+            raise FormatError(
+                f"header gaussians.background must be {channels} floats up to 2^24, found {_short(background)}"
+            )
         antialias = _choice(shape["antialias"], "gaussians.antialias", ANTIALIAS_MODES)
         kernel = _choice(shape["kernel"], "gaussians.kernel", (KERNEL,))
         transforms = _map(raw, "transforms", ("color", "order"))
@@ -153,10 +164,13 @@ class Header:
             raise FormatError(f"header says labels {layout!r} of 0 classes")
         quantizers = _quantizers(_list(raw, "quantizers", dict))
         images, gaussians, sets, entries = _chunks(raw, layout, class_count, len(quantizers))
+        written = _map(raw, "recipe")
         try:
-            recipe = Recipe.from_dict(_map(raw, "recipe"))
+            recipe = Recipe.from_dict(written)
         except ValueError as error:
             raise FormatError(f"header: {error}") from None
+        if canonical.encode(recipe.to_dict()) != canonical.encode(written):
+            raise FormatError("header recipe: fields without a value are left out, real numbers are floats")
         if recipe.mean is not None and len(recipe.mean) != channels:
             raise FormatError(f"header recipe.mean must have {channels} values, found {len(recipe.mean)}")
         return cls(
@@ -173,7 +187,7 @@ class Header:
             class_count=class_count,
             classes=classes,
             label_entries=entries,
-            streams=tuple(_list(raw, "streams", str)),
+            streams=_streams(_list(raw, "streams", str), channels, layout),
             recipe=recipe,
             provenance=_map(raw, "provenance"),
             metadata=_map(raw, "metadata"),
@@ -200,18 +214,36 @@ def _chunks(
     for images, gaussians, entries, number in zip(
         columns["images"], columns["gaussians"], columns["labels"], columns["quantizers"], strict=True
     ):
-        _integer(images, "chunks.images", 1, MAX_RAW // 2)
-        _integer(gaussians, "chunks.gaussians", 0, MAX_RAW)
+        _integer(images, "chunks.images", 1, MAX_CHUNK_IMAGES)
+        _integer(gaussians, "chunks.gaussians", 0, MAX_CHUNK_GAUSSIANS)
         _integer(number, "chunks.quantizers", 0, sets - 1)
         _integer(entries, "chunks.labels", 0, images * class_count)
-        if layout in ("dense", "sparse") and images * class_count > MAX_RAW:
+        if layout in ("dense", "sparse") and images * class_count > MAX_CHUNK_WEIGHTS:
             raise LimitError(
-                f"header chunks: soft labels of {images} images x {class_count} classes exceed {MAX_RAW} bytes"
+                f"header chunks: soft labels of {images} images x {class_count} classes exceed the limit of "
+                f"{MAX_CHUNK_WEIGHTS} weights in a chunk"
             )
     if sum(columns["images"]) > MAX_IMAGES or sum(columns["gaussians"]) > MAX_GAUSSIANS:
         raise LimitError(f"header chunks: more than {MAX_IMAGES} images or {MAX_GAUSSIANS} Gaussians")
     arrays = [np.array(columns[name], np.int64) for name in ("images", "gaussians", "quantizers", "labels")]
     return arrays[0], arrays[1], arrays[2], arrays[3]
+
+
+def _streams(names: list[str], channels: int, layout: LabelLayout) -> tuple[str, ...]:
+    known = stream_names(channels, layout)
+    optional = names[len(known) :]
+    if tuple(names[: len(known)]) != known or sorted(set(optional)) != optional:
+        raise FormatError(
+            f"header streams must be {', '.join(known)}, then optional ones sorted by name; found {_short(names)}"
+        )
+    for name in optional:
+        if not OPTIONAL_NAME.fullmatch(name) or name in LABEL_STREAMS:
+            raise FormatError(
+                f"header streams: an optional section must be called like 'maker.name', found {_short(name)}"
+            )
+    if len(optional) > MAX_OPTIONAL_SECTIONS:
+        raise LimitError(f"header streams: {len(optional)} optional sections, the limit is {MAX_OPTIONAL_SECTIONS}")
+    return tuple(names)
 
 
 def _quantizers(rows: list[Any]) -> tuple[QuantizerSet, ...]:
@@ -223,7 +255,7 @@ def _quantizers(rows: list[Any]) -> tuple[QuantizerSet, ...]:
         for name, value in checked.items():
             good = isinstance(value, list) and [type(v) for v in value] == [str, float, float, int]
             if not good:
-                raise FormatError(f"header quantizers.{name} must be [kind, low, high, bits], found {value!r}")
+                raise FormatError(f"header quantizers.{name} must be [kind, low, high, bits], found {_short(value)}")
         try:
             sets.append(QuantizerSet(**{name: Quantizer(*value) for name, value in checked.items()}))
         except ValueError as error:
@@ -231,12 +263,18 @@ def _quantizers(rows: list[Any]) -> tuple[QuantizerSet, ...]:
     return tuple(sets)
 
 
+def _short(value: Any) -> str:
+    # A stranger's value in a message that is one line.
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
 def _map(raw: Mapping[str, Any], name: str, keys: tuple[str, ...] | None = None) -> dict[str, Any]:
     value = raw[name]
     if not isinstance(value, dict):
         raise FormatError(f"header {name} must be a map, found {type(value).__name__}")
     if keys is not None and tuple(value) != keys:
-        raise FormatError(f"header {name} must have the keys {', '.join(keys)}, found {', '.join(value) or 'none'}")
+        raise FormatError(f"header {name} must have the keys {', '.join(keys)}, found {_short(list(value))}")
     return value
 
 
@@ -249,7 +287,7 @@ def _list(raw: Mapping[str, Any], name: str, kind: type) -> list[Any]:
 
 def _integer(value: Any, name: str, low: int, high: int) -> int:
     if type(value) is not int:
-        raise FormatError(f"header {name} must be an integer, found {value!r}")
+        raise FormatError(f"header {name} must be an integer, found {_short(value)}")
     if not low <= value <= high:
         raise LimitError(f"header {name} must lie in {low}..{high}, found {value}")
     return value
@@ -257,5 +295,5 @@ def _integer(value: Any, name: str, low: int, high: int) -> int:
 
 def _choice(value: Any, name: str, allowed: tuple[str, ...]) -> Any:
     if value not in allowed:
-        raise FormatError(f"header {name} must be one of {', '.join(allowed)}, found {value!r}")
+        raise FormatError(f"header {name} must be one of {', '.join(allowed)}, found {_short(value)}")
     return value

@@ -8,6 +8,7 @@ only ever looks values up.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -39,8 +40,8 @@ class Quantizer:
         bits: width of a code, 1 to 12.
 
     Raises:
-        ValueError: unknown kind, bits outside 1..12, a bound that is not finite or too large, or levels that coincide
-            in float32.
+        ValueError: unknown kind, bits outside 1..12, a bound that is not finite or too large, or levels so close
+            that float32 cannot hold a threshold between them.
     """
 
     kind: QuantizerKind
@@ -58,23 +59,28 @@ class Quantizer:
             raise ValueError(f"{self.kind} quantiser needs -{bound:g} <= low < high <= {bound:g}, found {low}, {high}")
         object.__setattr__(self, "low", low)
         object.__setattr__(self, "high", high)
-        if not (np.diff(self.table) > 0).all():
-            raise ValueError(f"{self.kind} quantiser from {low} to {high} has equal float32 levels at {self.bits} bits")
+        between = self._levels(0.5)[:-1]
+        if not ((self.table[:-1] < between) & (between <= self.table[1:])).all():
+            raise ValueError(
+                f"{self.kind} quantiser from {low} to {high} is too narrow for {self.bits} bits in float32; widen it"
+            )
 
     @cached_property
     def table(self) -> NDArray[np.float32]:
         """(2^bits,) float32, ascending: the value of each code; each is the float64 formula rounded once."""
-        return self._levels(np.arange(2**self.bits, dtype=np.float64))
+        return self._levels(0.0)
 
     @cached_property
     def thresholds(self) -> NDArray[np.float32]:
         """(2^bits - 1,) float32: values from thresholds[k] on have a code above k (the formula at k + 1/2)."""
-        return self._levels(np.arange(2**self.bits - 1, dtype=np.float64) + 0.5)
+        return self._levels(0.5)[:-1]
 
-    def _levels(self, k: NDArray[np.float64]) -> NDArray[np.float32]:
+    def _levels(self, shift: float) -> NDArray[np.float32]:
+        k = np.arange(2**self.bits, dtype=np.float64) + shift
         levels = self.low + (self.high - self.low) * k / (2**self.bits - 1)
         if self.kind == "log2":
-            levels = np.exp2(levels)
+            # Not np.exp2, whose last bit depends on the vector instructions of the machine.
+            return np.array([math.exp2(level) for level in levels], np.float32)
         rounded: NDArray[np.float32] = levels.astype(np.float32)
         return rounded
 
@@ -314,13 +320,20 @@ def fit_quantizers(
     """Quantisers whose ranges hold the central ``coverage`` (0 to 1] of the values; means always cover [-1, 1].
 
     Shear gets a range symmetric about zero. A range of a single value is widened, so that every set has a quantiser.
+
+    Raises:
+        ValueError: ``coverage`` is out of range, or values are not finite or beyond what a quantiser may hold.
     """
+    if not 0 < coverage <= 1:
+        raise ValueError(f"coverage must lie in (0, 1], found {coverage}")
     values = gaussians.fold().numpy()
 
     def span(x: NDArray[Any], least: float) -> tuple[float, float]:
         if x.size == 0:
             return -least, least
         low, high = (float(v) for v in np.quantile(x.astype(np.float64), [0.5 - coverage / 2, 0.5 + coverage / 2]))
+        # At least 2^-10 of the values' size: 4,096 float32 levels and the thresholds between them then differ.
+        least = max(least, 2.0**-10 * max(abs(low), abs(high)))
         slack = max(0.0, least - (high - low)) / 2
         return low - slack, high + slack
 

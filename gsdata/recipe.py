@@ -60,11 +60,11 @@ class Recipe:
         for name in ("epochs", "steps", "batch_size"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ValueError(f"recipe {name} must be a positive integer, found {value!r}")
+                raise ValueError(f"recipe {name} must be a positive integer, found {value!r:.80}")
         for name in ("value_space", "augment", "model"):
             value = getattr(self, name)
             if not isinstance(value, str) and not (value is None and name != "value_space"):
-                raise ValueError(f"recipe {name} must be text, found {value!r}")
+                raise ValueError(f"recipe {name} must be text, found {value!r:.80}")
         if self.zca is not None and not isinstance(self.zca, Mapping):
             raise ValueError(f"recipe zca must be a mapping, found {self.zca!r}")
 
@@ -84,17 +84,17 @@ class Recipe:
         """
         unknown = sorted(set(values) - {f.name for f in fields(cls)})
         if unknown:
-            raise ValueError(f"unknown recipe field {unknown[0]!r}")
+            raise ValueError(f"unknown recipe field {unknown[0]!r:.80}")
         return cls(**values)
 
 
 def _sequence(name: str, value: Any) -> tuple[Any, ...]:
     if not isinstance(value, (tuple, list)):
-        raise ValueError(f"recipe {name} must be a list of numbers, found {value!r}")
+        raise ValueError(f"recipe {name} must be a list of numbers, found {value!r:.80}")
     return tuple(value)
 
 
 def _number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError(f"recipe {name} must be a finite number, found {value!r}")
+        raise ValueError(f"recipe {name} must be a finite number, found {value!r:.80}")
     return float(value)

@@ -114,10 +114,20 @@ def sort_order(codes: Codes) -> NDArray[np.int64]:
 
 
 def encode_codes(codes: Codes) -> dict[str, bytes]:
-    """Raw streams of one chunk, whose images share one quantiser set and whose Gaussians are in canonical order."""
-    quantizers = (
-        codes.quantizers[int(np.asarray(codes.quantizer_index)[0])] if codes.num_images else codes.quantizers[0]
-    )
+    """Raw streams of one chunk, whose images share one quantiser set and whose Gaussians are in canonical order.
+
+    Raises:
+        ValueError: a code is beyond its quantiser's table.
+    """
+    quantizers = codes.quantizers[int(np.asarray(codes.quantizer_index)[0])]
+    for name, values, quantizer in (
+        ("means", codes.means, quantizers.means),
+        ("cholesky", codes.cholesky[:, 0::2], quantizers.scales),
+        ("cholesky", codes.cholesky[:, 1], quantizers.shear),
+        ("colors", codes.colors, quantizers.colors),
+    ):
+        if values.size and int(values.max()) >= 2**quantizer.bits:
+            raise ValueError(f"{name} hold the code {int(values.max())}, but their quantiser has {quantizer.bits} bits")
     first = (np.cumsum(codes.counts) - codes.counts)[codes.counts > 0]
     x = codes.means[:, 0].astype(np.int64)
     delta = np.diff(x, prepend=0)

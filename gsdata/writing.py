@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -13,15 +14,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from gsdata import canonical, streams
 from gsdata.container import write_container
-from gsdata.errors import LimitError
-from gsdata.header import Header
+from gsdata.errors import FormatError, LimitError
+from gsdata.header import MAX_CHUNK_IMAGES, Header
 from gsdata.quantize import Codes
 from gsdata.recipe import Recipe
-from gsdata.streams import Labels
+from gsdata.streams import LabelLayout, Labels
 
 CHUNK_IMAGES = 1024
 CHUNK_RAW = 1 << 20
 LEVEL = 19
+_SOFT_LAYOUTS: tuple[LabelLayout, LabelLayout] = ("dense", "sparse")
 
 
 def to_bytes(
@@ -44,13 +46,13 @@ def to_bytes(
         codes: B images.
         labels: (B,) class indices, or None.
         soft_labels: (B, K) weights of the classes, each row non-negative with a positive sum; stored as 8-bit codes
-            relative to the row's largest weight, dense or sparse, whichever is smaller.
+            relative to the row's largest weight, dense or sparse, whichever takes fewer bytes before compression.
         classes: K different names, or nothing.
         class_count: K where there are no names (default: as many as the labels need).
         recipe: how to train on it.
         provenance: where it came from; plain values only.
         metadata: anything else; plain values only.
-        chunk_images: most images of a chunk; a chunk also ends at 1 MiB of raw streams.
+        chunk_images: most images of a chunk, 1 to 65,536; a chunk also ends at 1 MiB of raw streams.
         level: zstd level, 1 to 22.
         optional_sections: further sections by name (``vendor.name``), which readers skip and keep.
 
@@ -58,22 +60,17 @@ def to_bytes(
         ValueError: labels do not fit the images or classes, or a value cannot be stored.
         LimitError: a limit of the format is exceeded.
     """
-    if soft_labels is None:
-        stored = _hard_labels(labels, codes.num_images, len(classes) or class_count)
-        return _assemble(codes, stored, classes, recipe, provenance, metadata, chunk_images, level, optional_sections)
-    if labels is not None:
-        raise ValueError("give labels or soft_labels, not both")
-    weights = quantize_weights(soft_labels)
-    if len(weights) != codes.num_images or (classes and len(classes) != weights.shape[1]):
-        raise ValueError(
-            f"soft_labels must have shape ({codes.num_images}, {len(classes) or 'K'}), found {weights.shape}"
-        )
-    layouts = [Labels(layout, weights.shape[1], weights=weights) for layout in ("dense", "sparse")]
-    files = [
-        _assemble(codes, layout, classes, recipe, provenance, metadata, chunk_images, level, optional_sections)
-        for layout in layouts
-    ]
-    return min(files, key=len)
+    return assemble(
+        codes,
+        _as_stored(labels, soft_labels, codes.num_images, len(classes) or None, class_count),
+        classes=classes,
+        recipe=recipe,
+        provenance=provenance,
+        metadata=metadata,
+        chunk_images=chunk_images,
+        level=level,
+        optional_sections=optional_sections,
+    )
 
 
 def save(target: str | os.PathLike[str] | IO[bytes], codes: Codes, *, overwrite: bool = True, **options: Any) -> int:
@@ -103,21 +100,22 @@ def save(target: str | os.PathLike[str] | IO[bytes], codes: Codes, *, overwrite:
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
-    """Put ``data`` under ``path`` so that at no time anything but the old or the new file is there."""
-    path = Path(path)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    """Put ``data`` under ``path`` so that at no time anything but the old or the new file is there.
+
+    A symbolic link stays one: the file that it points to is replaced.
+    """
+    path = Path(path).resolve()
+    temporary = path.with_name(f".gsdata-{secrets.token_hex(8)}.tmp")
+    # Not tempfile: its files are private, this one gets the permissions that any new file gets.
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
-            # mkstemp makes files private; a saved file gets the permissions that any new file would get.
-            mask = os.umask(0)
-            os.umask(mask)
-            os.fchmod(file.fileno(), 0o666 & ~mask)
             os.fsync(file.fileno())
-        Path(name).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     directory = os.open(path.parent, os.O_RDONLY)
     try:
@@ -141,35 +139,58 @@ def quantize_weights(soft_labels: ArrayLike) -> NDArray[np.uint8]:
     return codes
 
 
-def _hard_labels(labels: ArrayLike | None, images: int, class_count: int | None) -> Labels:
+def soft_labels_of(weights: NDArray[np.uint8]) -> Labels:
+    """Soft labels in the layout that takes fewer bytes before compression (so that no zstd version decides)."""
+    dense, sparse = (
+        sum(streams.label_raw_sizes(layout, weights.shape[1], len(weights), int(np.count_nonzero(weights))).values())
+        for layout in _SOFT_LAYOUTS
+    )
+    return Labels(_SOFT_LAYOUTS[sparse < dense], weights.shape[1], weights=weights)
+
+
+def _as_stored(
+    labels: ArrayLike | None, soft_labels: ArrayLike | None, images: int, names: int | None, class_count: int | None
+) -> Labels:
+    if names is not None and class_count not in (None, names):
+        raise ValueError(f"class_count is {class_count}, but there are {names} class names")
+    count = class_count if names is None else names
+    if soft_labels is not None:
+        if labels is not None:
+            raise ValueError("give labels or soft_labels, not both")
+        weights = quantize_weights(soft_labels)
+        if len(weights) != images or count not in (None, weights.shape[1]):
+            raise ValueError(f"soft_labels must have shape ({images}, {count or 'K'}), found {weights.shape}")
+        return soft_labels_of(weights)
     if labels is None:
-        return Labels("none", class_count or 0)
+        return Labels("none", count or 0)
     values = np.asarray(labels)
     if values.shape != (images,) or (images and values.dtype.kind not in "iu"):
         raise ValueError(f"labels must be {images} integers, found {values.dtype} {values.shape}")
     values = values.astype(np.int64)
-    count = class_count if class_count is not None else int(values.max(initial=0)) + 1
+    if count is None:
+        count = int(values.max(initial=0)) + 1
     if images and not 0 <= int(values.min()) <= int(values.max()) < count:
         raise ValueError(f"labels must lie in 0..{count - 1}, found {int(values.min())}..{int(values.max())}")
     return Labels("hard", count, hard=values)
 
 
-def _assemble(
+def assemble(
     codes: Codes,
     labels: Labels,
-    classes: Sequence[str],
-    recipe: Recipe | None,
-    provenance: Mapping[str, Any] | None,
-    metadata: Mapping[str, Any] | None,
-    chunk_images: int,
-    level: int,
-    optional_sections: Mapping[str, bytes] | None,
+    *,
+    classes: Sequence[str] = (),
+    recipe: Recipe | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    chunk_images: int = CHUNK_IMAGES,
+    level: int = LEVEL,
+    optional_sections: Mapping[str, bytes] | None = None,
 ) -> bytes:
+    """``to_bytes`` for labels as they are stored."""
     if codes.num_images and int(codes.counts.max()) > streams.MAX_COUNT:
         raise LimitError(f"an image has {int(codes.counts.max())} Gaussians, the limit is {streams.MAX_COUNT}")
-    order = streams.sort_order(codes)
-    codes = _reordered(codes, order)
-    chunks = _chunk_bounds(codes, chunk_images)
+    codes = _canonical(codes)
+    chunks = _chunk_bounds(codes, chunk_images, labels.class_count if labels.weights is not None else 0)
     sections: list[tuple[str, int, bytes]] = []
     entries = []
     for number, (start, end) in enumerate(chunks):
@@ -178,10 +199,6 @@ def _assemble(
         entries.append(len(raw.get("label.weights", b"")) if labels.layout == "sparse" else 0)
         sections += [(name, number, data) for name, data in raw.items()]
     extra = dict(sorted((optional_sections or {}).items()))
-    known = streams.stream_names(codes.channels, labels.layout)
-    clash = set(extra) & set(known)
-    if clash:
-        raise ValueError(f"an optional section cannot be called {sorted(clash)[0]!r}, which the format uses")
     sections += [(name, 0, data) for name, data in extra.items()]
     header = Header(
         size=codes.size,
@@ -197,7 +214,7 @@ def _assemble(
         class_count=labels.class_count,
         classes=tuple(classes),
         label_entries=np.array(entries, np.int64),
-        streams=(*known, *extra),
+        streams=(*streams.stream_names(codes.channels, labels.layout), *extra),
         recipe=recipe or Recipe(),
         provenance=dict(provenance or {}),
         metadata=dict(metadata or {}),
@@ -206,35 +223,37 @@ def _assemble(
         Header.from_dict(canonical.decode(canonical.encode(header)))  # what is written can be read
     except LimitError:
         raise
-    except Exception as error:
+    except FormatError as error:
         raise ValueError(str(error)) from None
     return write_container(header, sections, level)
 
 
-def _reordered(codes: Codes, order: NDArray[np.int64]) -> Codes:
-    return Codes(
-        codes.means[order],
-        codes.cholesky[order],
-        codes.colors[order],
-        codes.counts,
-        codes.size,
-        codes.quantizers,
-        codes.quantizer_index,
-        codes.antialias,
-        codes.background,
-        codes.kernel,
+def _canonical(codes: Codes) -> Codes:
+    """Gaussians in canonical order; quantiser sets that are in use, in order of their first image."""
+    order = streams.sort_order(codes)
+    index = np.asarray(codes.quantizer_index)
+    used = list(dict.fromkeys(index.tolist())) or [0]
+    number = np.zeros(len(codes.quantizers), np.int64)
+    number[used] = np.arange(len(used))
+    return replace(
+        codes,
+        means=codes.means[order],
+        cholesky=codes.cholesky[order],
+        colors=codes.colors[order],
+        quantizers=tuple(codes.quantizers[i] for i in used),
+        quantizer_index=number[index],
     )
 
 
-def _chunk_bounds(codes: Codes, chunk_images: int) -> list[tuple[int, int]]:
+def _chunk_bounds(codes: Codes, chunk_images: int, soft_classes: int) -> list[tuple[int, int]]:
     """Chunks of whole images: at most ``chunk_images``, at most 1 MiB raw (an image of more is alone), one quantiser set."""
-    if chunk_images < 1:
-        raise ValueError(f"chunk_images must be at least 1, found {chunk_images}")
+    if not 1 <= chunk_images <= MAX_CHUNK_IMAGES:
+        raise ValueError(f"chunk_images must lie in 1..{MAX_CHUNK_IMAGES}, found {chunk_images}")
     index = np.asarray(codes.quantizer_index)
     cost = [sum(streams.raw_sizes(0, 1, codes.channels, quantizers).values()) for quantizers in codes.quantizers]
     bounds, start, size = [], 0, 0
     for image in range(codes.num_images):
-        raw = int(codes.counts[image]) * cost[index[image]] + 2
+        raw = int(codes.counts[image]) * cost[index[image]] + 2 + soft_classes
         full = image - start >= chunk_images or size + raw > CHUNK_RAW or index[image] != index[start]
         if image > start and full:
             bounds.append((start, image))
