@@ -1,0 +1,360 @@
+"""``Distillation``: what a run was asked for, its networks, its first set, its steps, and its budget.
+
+What a run computes depends on its options and on how many steps it made, never on the clock: the set is weighed and
+brought back into the budget at fixed step numbers, and checkpoints, whenever they happen, only copy the state.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import gsdata
+from gsdata.augment import operations
+from gsdata.budget import Plan, ipc_bytes, plan
+from gsdata.recipe import Recipe
+from gsdata_tools import cli, networks, sources
+from gsdata_tools.dm import DmOptions, RealData, dm_step
+from gsdata_tools.draws import rng
+from gsdata_tools.initialise import choose_real, noise_set, real_set, solid_warmup
+from gsdata_tools.learnable import LEARNING_RATES, LearnableSet, RowAdam, fill_budget
+from gsdata_tools.pretrain import confidence, pretrain, snapshot_steps
+
+FILL = (0.985, 0.995)
+"""While training the coded size is kept between these parts of the budget; the closed file may use all of it."""
+WEIGH_EVERY = 50
+WARMUP_STEPS = 100
+PIXELS_PER_GAUSSIAN = 44
+"""How many Gaussians planned images get: 23 at 32x32. Many coarse images train better than few fine ones."""
+BITS_PER_GAUSSIAN = 0.98
+"""Coded bits of a Gaussian as a part of its packed ones: what plans start from; the first weighing corrects it."""
+_STEPS, _TRAININGS = 0, 1  # what random networks are drawn for
+LR, MOMENTUM, WEIGHT_DECAY, BATCH, EPOCHS = 0.01, 0.9, 5e-4, 256, 1000
+"""The recipe that files name: the published one for testing distilled sets (GSDD, arXiv:2509.26219)."""
+
+
+class Distillation:
+    """One run: what it was asked for, the set, and the steps made so far.
+
+    Attributes:
+        options: the resolved options that decide the content, by option name.
+        labels: (B,) class of each synthetic image, ascending.
+        budget: bytes that the file may weigh.
+        log: one entry per step: its number and losses.
+    """
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.arguments = arguments
+        self.seed = int(arguments.seed)
+        self.device = torch.device(cli.resolve_device(arguments.device))
+        self.options = resolved(arguments)
+        self.data = sources.load(
+            arguments.data,
+            split=arguments.split,
+            limit=arguments.limit,
+            size=arguments.size,
+            balanced_seed=self.seed if arguments.limit else None,
+        )
+        members = _smallest_class(self.data)
+        height, width, self.channels = self.data.images.shape[1:]
+        self.size = (int(height), int(width))
+        self.classes = len(self.data.classes)
+        self.budget = int(
+            arguments.bytes or ipc_bytes(arguments.ipc, self.classes, self.channels, self.size, arguments.convention)
+        )
+        self.plan = plan_set(self.options, self.budget, self.classes, self.channels, self.size, members)
+        self.labels = np.repeat(np.arange(self.classes, dtype=np.int64), self.plan.images_per_class)
+        mean, std = channel_statistics(self.data.images)
+        self.real = RealData(self.data.images, self.data.labels, self.classes, mean, std, self.device)
+        self.recipe = Recipe(
+            mean=mean,
+            std=std,
+            lr=LR,
+            momentum=MOMENTUM,
+            weight_decay=WEIGHT_DECAY,
+            augment=self.options["augment"] if operations(self.options["augment"]) else None,
+            model=self.options["model"],
+            epochs=EPOCHS,
+            batch_size=BATCH,
+        )
+        self.network()  # an unknown model, or images too small for it, are refused before anything is computed
+        self.iteration = 0
+        self.log: list[dict[str, float]] = []
+        self.pool: list[networks.ConvNet] = []
+        self.parameters: LearnableSet
+        rates = {name: rate * self.options["lr"] for name, rate in LEARNING_RATES.items()}
+        self.adam = RowAdam(rates)
+        self.dm = DmOptions(
+            seed=self.seed,
+            batch_real=self.options["batch_real"],
+            batch_syn=self.options["batch_syn"],
+            classes_per_step=self.options["classes_per_step"],
+            augment=self.options["augment"],
+            classify=self.options["classify"],
+            boundary=self.options["boundary"],
+            clamp=self.options["clamp"],
+        )
+
+    def network(self, *key: int) -> networks.ConvNet:
+        """The random network of a key, such as the iteration it is for; its parameters need no gradient."""
+        made = networks.build(
+            self.options["model"],
+            self.channels,
+            self.classes,
+            self.size,
+            seed=self.seed,
+            key=key,
+            device=self.device,
+        )
+        return made.requires_grad_(False)
+
+    def start(self, checkpoint: cli.Checkpoint) -> None:
+        """Make the networks and the first set, or take them from the checkpoint."""
+        self._make_pool(checkpoint)
+        self.parameters = self._first_set(checkpoint)
+        self.adam.attach(self.parameters)
+        if "state" in checkpoint.names():
+            arrays, meta = checkpoint.load("state")
+            tensors = {name: torch.from_numpy(np.array(value)) for name, value in arrays.items()}
+            self.parameters.load_state({k[4:]: v for k, v in tensors.items() if k.startswith("set.")})
+            self.adam.load_state({k[5:]: v for k, v in tensors.items() if k.startswith("adam.")}, self.device)
+            self.iteration, self.log = int(meta["iteration"]), list(meta["log"])
+        else:
+            self.fill(*FILL)
+            self.save(checkpoint)
+
+    def save(self, checkpoint: cli.Checkpoint) -> None:
+        """Copy the state; a run that continues from it makes the same steps as one that was never stopped."""
+        state = {f"set.{k}": v for k, v in self.parameters.state().items()}
+        state |= {f"adam.{k}": v for k, v in self.adam.state().items()}
+        meta = {"iteration": self.iteration, "log": self.log, "threads": torch.get_num_threads()}
+        checkpoint.save("state", {name: value.cpu().numpy() for name, value in state.items()}, meta)
+
+    def step(self) -> dict[str, float]:
+        """One step, before it the weighing where one is due."""
+        if self.iteration and self.iteration % WEIGH_EVERY == 0:
+            self.fill(*FILL)
+        if self.options["networks"] == "random":
+            network = self.network(_STEPS, self.iteration)
+        else:
+            network = self.pool[int(rng(self.seed, "dm-network", self.iteration).integers(len(self.pool)))]
+        losses = dm_step(self.iteration, self.parameters, self.labels, self.adam, self.real, network, self.dm)
+        if not all(np.isfinite(value) for value in losses.values()):
+            raise gsdata.GsdError(f"the loss is not finite in step {self.iteration + 1}; a smaller --lr avoids that")
+        self.iteration += 1
+        self.log.append({"iteration": self.iteration} | {k: float(f"{v:.6g}") for k, v in losses.items()})
+        return losses
+
+    def file(self) -> bytes:
+        """The file that the set would make now."""
+        return gsdata.to_bytes(
+            self.parameters.codes(),
+            labels=self.labels,
+            classes=self.data.classes,
+            recipe=self.recipe,
+            provenance=self.provenance(),
+        )
+
+    def provenance(self) -> dict[str, Any]:
+        """Where the file comes from; nothing of the machine, the clock or the output's name."""
+        return {
+            "command": f"gsd-distill {self.arguments.method}",
+            "source": {
+                "name": self.data.name,
+                "split": self.data.split,
+                "sha256": self.data.digest,
+                "images": len(self.data.images),
+            },
+            "real_init": self.options["init"] == "real",
+            "iterations": self.iteration,
+            "images_per_class": self.plan.images_per_class,
+            "versions": cli.record_versions(),
+            "options": self.options,
+        }
+
+    def fill(self, low: float, high: float) -> int:
+        """Bring the coded size between two parts of the budget, if it can be; returns it."""
+        first, last = int(np.ceil(low * self.budget)), int(high * self.budget)
+        return fill_budget(self.parameters, self.adam, lambda: len(self.file()), first, last)
+
+    def _make_pool(self, checkpoint: cli.Checkpoint) -> None:
+        trainings, steps = self.options["pretrain"]
+        chooses = self.options["init"] == "real" and self.options["choose"] == "typical"
+        if self.options["networks"] == "random" and not chooses:
+            return
+        if "networks" in checkpoint.names():
+            arrays, _ = checkpoint.load("networks")
+            states = _unpack(arrays)
+        else:
+            with cli.Progress(trainings * steps, "networks", self.arguments.quiet) as progress:
+                states = pretrain(
+                    lambda key: self.network(_TRAININGS, *key),
+                    self.real,
+                    self.data.labels,
+                    networks=trainings,
+                    steps=steps,
+                    strategy=self.options["augment"],
+                    seed=self.seed,
+                    progress=progress.update,
+                )
+            checkpoint.save("networks", _pack(states))
+        for state in states:
+            network = self.network()
+            network.load_state_dict(state)
+            self.pool.append(network)
+
+    def _first_set(self, checkpoint: cli.Checkpoint) -> LearnableSet:
+        counts = np.full(len(self.labels), self.plan.gaussians_per_image, np.int64)
+        # The plan's remainder: one Gaussian more for evenly spread images.
+        spare = max(0, min(self.plan.gaussians - int(counts.sum()), len(counts)))
+        if self.options["gaussians"] is None:
+            counts[np.linspace(0, len(counts) - 1, spare).round().astype(int)] += 1
+        bits = self.options["bits"]
+        if self.options["init"] == "real":
+            chosen = self._chosen(checkpoint)
+            with cli.Progress(len(chosen), "first set", self.arguments.quiet) as progress:
+                return real_set(
+                    self.data.images[chosen],
+                    counts,
+                    bits,
+                    self.options["fit_steps"],
+                    self.seed,
+                    self.device,
+                    store=checkpoint,
+                    progress=lambda done, psnr: progress.update(done, psnr=psnr),
+                )
+        gaussians, quantizers = noise_set(counts, self.size, self.channels, bits, self.seed)
+        parameters = LearnableSet.from_gaussians(gaussians, quantizers, self.device)
+        if self.options["init"] == "warmup":
+            warm = RowAdam({name: 5 * rate for name, rate in LEARNING_RATES.items()})
+            warm.attach(parameters)
+            solid_warmup(parameters, warm, WARMUP_STEPS)
+        return parameters
+
+    def _chosen(self, checkpoint: cli.Checkpoint) -> NDArray[np.int64]:
+        """Which real images to start from."""
+        if "chosen" in checkpoint.names():
+            arrays, _ = checkpoint.load("chosen")
+            return arrays["indices"]
+        sure = None
+        if self.options["choose"] == "typical":
+            each = len(snapshot_steps(self.options["pretrain"][1]))
+            sure = confidence(self.pool[each - 1 :: each], self.real, self.data.labels)
+        chosen = choose_real(
+            self.data.labels,
+            self.plan.images_per_class,
+            self.options["choose"],
+            self.seed,
+            images=self.data.images,
+            confidence=sure,
+        )
+        checkpoint.save("chosen", {"indices": chosen})
+        return chosen
+
+
+def resolved(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options that decide the content, by option name; recorded in the file and compared on ``--resume``.
+
+    Raises:
+        UsageError: an option's value is unknown.
+    """
+    names = ["limit", "images_per_class", "gaussians", "bits", "init", "choose", "fit_steps", "batch_real", "batch_syn"]
+    names += ["classes_per_step", "lr", "boundary", "networks", "classify", "pretrain", "seed"]
+    options = {name: getattr(arguments, name) for name in names}
+    options |= {"bits": list(options["bits"]), "pretrain": list(options["pretrain"]), "clamp": not arguments.no_clamp}
+    try:
+        listed = operations(arguments.augment)
+    except ValueError as error:
+        raise cli.UsageError(f"--augment: {error}") from None
+    options["augment"] = f"dsa:{'_'.join(listed)}" if listed else "none"
+    options["model"] = networks.canonical_name(arguments.model)
+    return options
+
+
+def plan_set(
+    options: dict[str, Any], budget: int, classes: int, channels: int, size: tuple[int, int], members: int
+) -> Plan:
+    """How many images and Gaussians a budget gives.
+
+    Args:
+        options: as from ``resolved``.
+        budget: bytes of the file.
+        classes: K.
+        channels: C.
+        size: (H, W) of the images.
+        members: real images of the smallest class, an upper bound for ``--init real``.
+
+    Raises:
+        BudgetError: too much for the budget.
+        UsageError: too little to fill it, or more images than there are real ones to start from.
+    """
+    means, scales, shear, colors = options["bits"]
+    packed = 2 * means + 2 * scales + shear + channels * colors
+    per_class, gaussians = options["images_per_class"], options["gaussians"]
+    from_real = options["init"] == "real"
+    if from_real and per_class is not None and per_class > members:
+        raise cli.UsageError(
+            f"--images-per-class {per_class}: the smallest class has {members} real images to start from; "
+            "take at most as many, or --init warmup"
+        )
+    made = plan(
+        budget,
+        classes,
+        images_per_class=per_class,
+        gaussians_per_image=gaussians,
+        bits_per_gaussian=packed * BITS_PER_GAUSSIAN,
+        default_gaussians=max(1, size[0] * size[1] // PIXELS_PER_GAUSSIAN),
+        max_images_per_class=members if from_real else None,
+    )
+    expected = made.images_per_class * made.gaussians_per_image * classes
+    if gaussians is not None and expected < 0.8 * made.gaussians:
+        enough = "leave --gaussians or --images-per-class to the planner" if per_class else "ask for more Gaussians"
+        raise cli.UsageError(
+            f"{made.images_per_class} images x {classes} classes x {gaussians} Gaussians would fill only about "
+            f"{100 * expected / made.gaussians:.0f} % of {budget} bytes; {enough}, or give fewer bytes"
+        )
+    return made
+
+
+def channel_statistics(images: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel in [0, 1], rounded to four decimals; std at least 0.01."""
+    count = np.prod(images.shape[:3])
+    values = np.arange(256) / 255.0
+    parts = [np.bincount(images[..., c].ravel(), minlength=256) / count for c in range(images.shape[3])]
+    means = [float(part @ values) for part in parts]
+    deviations = [float(np.sqrt(part @ (values - mean) ** 2)) for part, mean in zip(parts, means, strict=True)]
+    return tuple(round(m, 4) for m in means), tuple(max(round(d, 4), 0.01) for d in deviations)
+
+
+def _smallest_class(data: sources.ImageSet) -> int:
+    """Images of the smallest class.
+
+    Raises:
+        UsageError: images without labels, or a class without images.
+    """
+    if not data.classes or (data.labels < 0).any():
+        raise cli.UsageError(
+            f"{data.name}: distillation needs a class for every image; gsd-encode takes images without"
+        )
+    numbers = np.bincount(data.labels, minlength=len(data.classes))
+    if numbers.min() == 0:
+        name = data.classes[int(numbers.argmin())]
+        raise cli.UsageError(f"{data.name}: class {name!r} has no images; raise --limit or leave the class out")
+    return int(numbers.min())
+
+
+def _pack(states: list[dict[str, torch.Tensor]]) -> dict[str, np.ndarray]:
+    """Network states as arrays of a checkpoint."""
+    return {f"{number}.{name}": value.numpy() for number, state in enumerate(states) for name, value in state.items()}
+
+
+def _unpack(arrays: dict[str, np.ndarray]) -> list[dict[str, torch.Tensor]]:
+    states: list[dict[str, torch.Tensor]] = [{} for _ in range(1 + max(int(key.split(".")[0]) for key in arrays))]
+    for key, value in arrays.items():
+        number, _, name = key.partition(".")
+        states[int(number)][name] = torch.from_numpy(np.array(value))
+    return states

@@ -1,0 +1,154 @@
+"""The run of ``gsd-distill``: steps with checkpoints until the iterations or the time are used up, then the closed file.
+
+What a run computes depends on its options and on how many steps it made, never on the clock: the set is weighed and
+brought back into the budget at fixed step numbers, and checkpoints, whenever they happen, only copy the state.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+import gsdata
+from gsdata.errors import BudgetError
+from gsdata_tools import cli
+from gsdata_tools.distillation import Distillation
+from gsdata_tools.preview import preview_file
+
+LOWEST_FILL = 0.98
+"""The closed file weighs at least this part of its budget."""
+SAVE_SECONDS = 30.0
+
+
+def distill(arguments: argparse.Namespace) -> int:
+    """Run ``gsd-distill dm`` with parsed arguments; returns the exit code.
+
+    Raises:
+        UsageError, BudgetError: a request that cannot be met; raised before anything is computed.
+    """
+    begun = time.monotonic()
+    deadline = cli.Deadline(arguments.time_limit)
+    output = cli.check_output(arguments.output, arguments.force, arguments.resume)
+    run = Distillation(arguments)
+    identity = run.options | {"source": run.data.digest, "budget": run.budget, "method": arguments.method}
+    checkpoint = cli.Checkpoint(output.ckpt, identity, resume=output.resuming)
+    _set_threads(checkpoint)
+    if not arguments.quiet:
+        planned = run.plan
+        cli.note(
+            f"{run.budget:,} bytes: {run.classes} classes x {planned.images_per_class} images x about "
+            f"{planned.gaussians // len(run.labels)} Gaussians; {arguments.iterations:,} iterations"
+        )
+    run.start(checkpoint)
+    if run.iteration > arguments.iterations:
+        raise cli.UsageError(
+            f"{output.ckpt} holds {run.iteration} iterations, more than --iterations {arguments.iterations}"
+        )
+    _iterate(run, arguments, deadline, checkpoint)
+    data = close(run)
+    cli.atomic_write(output.gsd, data)
+    report = _report(run, data, time.monotonic() - begun)
+    cli.atomic_write(output.json, (json.dumps(report | {"log": run.log}, indent=1) + "\n").encode())
+    preview_file(gsdata.open(data), output.png)
+    checkpoint.delete()
+    if not arguments.quiet:
+        cli.note(f"{output.gsd}: {len(data):,} bytes, {100 * len(data) / run.budget:.2f} % of the budget")
+    if arguments.json:
+        cli.write_json(report)
+    return 0
+
+
+def _iterate(
+    run: Distillation, arguments: argparse.Namespace, deadline: cli.Deadline, checkpoint: cli.Checkpoint
+) -> None:
+    """Make steps until enough are made, the time is up, or the user stops them."""
+    saved = time.monotonic()
+    label = f"{arguments.method} step"
+    with _stop_requests() as stop, cli.Progress(arguments.iterations, label, arguments.quiet) as progress:
+        slowest = 0.0
+        while run.iteration < arguments.iterations and deadline.remaining() > 2 * slowest:
+            before = time.monotonic()
+            losses = run.step()
+            slowest = max(slowest, time.monotonic() - before)
+            progress.update(run.iteration, **losses)
+            if stop.is_set():
+                run.save(checkpoint)
+                raise KeyboardInterrupt
+            if time.monotonic() - saved > SAVE_SECONDS:
+                run.save(checkpoint)
+                saved = time.monotonic()
+    run.save(checkpoint)
+
+
+def close(run: Distillation) -> bytes:
+    """The file, brought to 98 to 100 % of the budget.
+
+    Raises:
+        BudgetError: the smallest possible set is larger than the budget.
+    """
+    run.fill(LOWEST_FILL, 1.0)
+    data = run.file()
+    if len(data) > run.budget:
+        raise BudgetError(
+            f"one Gaussian per image already takes {len(data)} of {run.budget} bytes; "
+            "ask for fewer --images-per-class or for more bytes"
+        )
+    return data
+
+
+def _report(run: Distillation, data: bytes, seconds: float) -> dict[str, Any]:
+    file = gsdata.open(data)
+    return {
+        "schema": "gsd-distill/1",
+        "method": run.arguments.method,
+        "bytes_total": len(data),
+        "budget": run.budget,
+        "fill": len(data) / run.budget,
+        "images": file.images,
+        "gaussians": file.gaussian_count,
+        "bits_per_gaussian": 8 * len(data) / max(file.gaussian_count, 1),
+        "iterations": run.iteration,
+        "seconds": round(seconds, 3),
+        "threads": torch.get_num_threads(),
+        "sha256": file.sha256,
+        "options": run.options,
+        "last": run.log[-1] if run.log else {},
+    }
+
+
+def _set_threads(checkpoint: cli.Checkpoint) -> None:
+    """Use every core, or as many threads as the run that is continued: sums may depend on their number."""
+    threads = os.cpu_count() or 1
+    if "state" in checkpoint.names():
+        threads = int(checkpoint.load("state")[1]["threads"])
+    torch.set_num_threads(threads)
+
+
+@contextmanager
+def _stop_requests() -> Iterator[threading.Event]:
+    """While inside, Ctrl-C and SIGTERM only set the event, so that a step is never half done; a second one interrupts."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+
+    def request(number: int, frame: object) -> None:
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+
+    previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield event
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,171 @@
+"""Distribution matching: move synthetic images until networks see the same mean features as in real images.
+
+Source: B. Zhao and H. Bilen, "Dataset Condensation with Distribution Matching", WACV 2023 (arXiv:2110.04181). For each
+class c, with an embedding f of a network, real images T_c, synthetic images S_c and one Siamese augmentation A for both:
+
+    L = sum_c | mean f(A(T_c)) - mean f(A(S_c)) |^2  +  lambda * boundary loss
+
+``networks="random"`` and ``classify=0`` are the published method: a fresh random network in every iteration. With
+``networks="trained"`` the networks are snapshots of short trainings on the real data, whose features tell classes apart
+(as in G. Zhao et al., "Improved Distribution Matching", CVPR 2023, arXiv:2307.09742, from where the additional term
+``classify`` * cross-entropy of the synthetic images also comes).
+
+Here S_c is rendered from Gaussians, through the quantisers that will store them. Every draw is keyed by (seed, purpose,
+iteration, class), and no step knows how many will follow: a run that is cut short is the beginning of a longer one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+import gsdata
+from gsdata.augment import augment
+from gsdata_tools.draws import rng
+from gsdata_tools.learnable import LearnableSet, RowAdam, boundary_loss
+from gsdata_tools.networks import ConvNet
+
+
+@dataclass(frozen=True)
+class DmOptions:
+    """What decides a distribution matching run, apart from the data and the first set.
+
+    Attributes:
+        seed: of every draw.
+        batch_real: real images of a class in one step.
+        batch_syn: most synthetic images of a class in one step; a class that has more gives a random choice.
+        classes_per_step: classes in one step, taken in turn; 0 means all.
+        augment: Siamese augmentation, as ``gsdata.augment`` names it; "none" for none.
+        networks: "random" (published) or "trained".
+        classify: weight of the cross-entropy term.
+        boundary: weight of the boundary loss; 0 for none.
+        clamp: pull positions back inside the image after each step.
+    """
+
+    seed: int = 0
+    batch_real: int = 256
+    batch_syn: int = 128
+    classes_per_step: int = 0
+    augment: str = "dsa:color_crop_cutout_flip_scale_rotate"
+    networks: Literal["random", "trained"] = "random"
+    classify: float = 0.0
+    boundary: float = 0.1
+    clamp: bool = True
+
+
+class RealData:
+    """Real images on the host, drawn class by class; pixel values become (value / 255 - mean) / std."""
+
+    def __init__(
+        self,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        classes: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        device: torch.device,
+    ) -> None:
+        self.images = images
+        self.device = device
+        self.members = [np.flatnonzero(labels == c) for c in range(classes)]
+        self.mean = torch.tensor(mean, dtype=torch.float32, device=device).view(1, -1, 1, 1)
+        self.std = torch.tensor(std, dtype=torch.float32, device=device).view(1, -1, 1, 1)
+
+    def normalize(self, images: torch.Tensor) -> torch.Tensor:
+        """(x - mean) / std of (B, C, H, W) images in [0, 1]."""
+        return (images - self.mean) / self.std
+
+    def take(self, indices: NDArray[np.int64]) -> torch.Tensor:
+        """Normalised (len(indices), C, H, W) float32 images."""
+        pixels = torch.from_numpy(np.ascontiguousarray(self.images[indices].transpose(0, 3, 1, 2)))
+        return self.normalize(pixels.to(self.device, torch.float32) / 255.0)
+
+    def draw(self, count: int, seed: int, iteration: int, label: int) -> torch.Tensor:
+        """``count`` different images of a class (all of them where it has fewer)."""
+        members = self.members[label]
+        draws = rng(seed, "dm-real", iteration, label)
+        return self.take(members[draws.permutation(len(members))[:count]])
+
+
+def classes_of(iteration: int, classes: int, per_step: int) -> list[int]:
+    """Classes of one iteration: ``per_step`` of them in turn, so that all come equally often."""
+    if not 0 < per_step < classes:
+        return list(range(classes))
+    return sorted((iteration * per_step + k) % classes for k in range(per_step))
+
+
+def dm_step(
+    iteration: int,
+    parameters: LearnableSet,
+    labels: NDArray[np.int64],
+    adam: RowAdam,
+    real: RealData,
+    network: ConvNet,
+    options: DmOptions,
+) -> dict[str, float]:
+    """One step of distribution matching; moves the Gaussians of the images it rendered.
+
+    Args:
+        iteration: number of the step, the key of its draws.
+        parameters: the set, changed in place.
+        labels: (B,) class of each synthetic image.
+        adam: the optimiser of ``parameters``.
+        real: the real images.
+        network: the network of this iteration, with parameters that need no gradient.
+        options: what decides the run.
+
+    Returns:
+        The loss and its parts before the step: ``loss``, ``match``, ``boundary`` and, if used, ``classify``.
+    """
+    classes = classes_of(iteration, len(real.members), options.classes_per_step)
+    chosen = [_synthetic_of(c, iteration, labels, options) for c in classes]
+    sizes = [len(c) for c in chosen]
+    indices = np.concatenate(chosen)
+    rows = parameters.rows(indices)
+    leaves = parameters.leaves(rows)
+
+    # Render what the closed file would show, and augment each class as its real images are.
+    rendered = gsdata.render(parameters.stored(leaves, parameters.counts[indices]))
+    synthetic = torch.split(real.normalize(rendered), sizes)
+    keys = [int(rng(options.seed, "dm-augment", iteration, c).integers(2**63)) for c in classes]
+    seen = torch.cat([augment(s, options.augment, seed=k, siamese=True) for s, k in zip(synthetic, keys, strict=True)])
+
+    with torch.no_grad():
+        targets = []
+        for c, key in zip(classes, keys, strict=True):
+            batch = real.draw(options.batch_real, options.seed, iteration, c)
+            targets.append(network.embed(augment(batch, options.augment, seed=key, siamese=True)).mean(dim=0))
+
+    features = network.embed(seen)
+    means = [f.mean(dim=0) for f in torch.split(features, sizes)]
+    match = torch.stack([(t - m).square().sum() for t, m in zip(targets, means, strict=True)]).sum()
+
+    loss = match
+    parts = {"match": match}
+    if options.classify:
+        truth = torch.from_numpy(labels[indices]).to(real.device)
+        parts["classify"] = functional.cross_entropy(network.classifier(features), truth)
+        loss = loss + options.classify * parts["classify"]
+    if options.boundary:
+        parts["boundary"] = boundary_loss(leaves["means"])
+        loss = loss + options.boundary * parts["boundary"]
+    loss.backward()  # type: ignore[no-untyped-call]
+    adam.step(parameters, rows, leaves)
+    if options.clamp:
+        parameters.clamp(rows)
+    return {"loss": float(loss.detach())} | {name: float(value.detach()) for name, value in parts.items()}
+
+
+def _synthetic_of(label: int, iteration: int, labels: NDArray[np.int64], options: DmOptions) -> NDArray[np.int64]:
+    """Synthetic images of a class that one step renders, ascending."""
+    members = np.flatnonzero(labels == label)
+    if 0 < options.batch_syn < len(members):
+        draws = rng(options.seed, "dm-synthetic", iteration, label)
+        members = np.sort(draws.permutation(members)[: options.batch_syn])
+    return members
