@@ -92,6 +92,9 @@ def _check_preview(path: Path, force: bool) -> None:
         raise cli.UsageError(f"--preview {path}: this is a folder; choose another name")
     if path.exists() and not force:
         raise cli.UsageError(f"{path} exists already; --force overwrites it")
+    # Asked for before anything is printed: a missing package is one line and nothing else.
+    import numba  # noqa: F401
+    import PIL  # noqa: F401
 
 
 def describe(file: GsdFile) -> dict[str, Any]:

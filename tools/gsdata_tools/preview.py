@@ -140,8 +140,7 @@ def preview_file(
         ModuleNotFoundError: Pillow or numba is not installed.
         GsdError: the file is damaged.
     """
-    import numba  # noqa: F401 (asked for before work is done, and so that its absence has one message)
-    import PIL  # noqa: F401
+    import numba  # noqa: F401 (without it, the renderer would take a slow way)
 
     from gsdata.rendering import render
 
