@@ -240,17 +240,20 @@ class Distillation:
         if "chosen" in checkpoint.names():
             arrays, _ = checkpoint.load("chosen")
             return arrays["indices"]
-        sure = None
         if self.options["choose"] == "typical":
             each = len(snapshot_steps(self.options["pretrain"][1]))
-            sure = confidence(self.pool[each - 1 :: each], self.real, self.data.labels)
+            teachers = self.pool[each - 1 :: each]
+
+            def sure(candidates: NDArray[np.int64]) -> NDArray[np.float64]:
+                return confidence(teachers, self.real, self.data.labels, candidates)
+
         chosen = choose_real(
             self.data.labels,
             self.plan.images_per_class,
             self.options["choose"],
             self.seed,
             images=self.data.images,
-            confidence=sure,
+            confidence=sure if self.options["choose"] == "typical" else None,
         )
         checkpoint.save("chosen", {"indices": chosen})
         return chosen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 Choice: TypeAlias = Literal["typical", "kmeans", "random"]
 EASIEST, HARDEST = 0.1, 0.5
 """``typical`` draws from the images between these quantiles of each class, in falling order of confidence."""
+CANDIDATES = 6
+"""``typical`` looks at so many random images for each that it takes: asking networks about all would take minutes."""
 
 
 def choose_real(
@@ -30,7 +33,7 @@ def choose_real(
     seed: int,
     *,
     images: NDArray[np.uint8],
-    confidence: NDArray[np.float64] | None = None,
+    confidence: Callable[[NDArray[np.int64]], NDArray[np.float64]] | None = None,
 ) -> NDArray[np.int64]:
     """Indices of ``per_class`` real images of every class, class after class.
 
@@ -42,24 +45,25 @@ def choose_real(
             find neither trivial nor hard.
         seed: of every draw.
         images: (N, H, W, C), for ``kmeans``.
-        confidence: (N,) probability of the own class, for ``typical``.
+        confidence: from indices to the probability of the own class, for ``typical``.
+
+    Raises:
+        ValueError: ``typical`` without ``confidence``.
     """
     chosen = []
     for label in range(int(labels.max()) + 1):
-        members = np.flatnonzero(labels == label)
         draws = rng(seed, "init-choice", label)
+        members = draws.permutation(np.flatnonzero(labels == label))
         if choice == "kmeans" and per_class < len(members):
-            picked = _nearest_to_centers(images[members], per_class, int(draws.integers(2**31)))
-            members = members[picked]
+            members = members[_nearest_to_centers(images[members], per_class, int(draws.integers(2**31)))]
         elif choice == "typical":
             if confidence is None:
                 raise ValueError("choice 'typical' needs the confidence of trained networks")
-            order = members[np.argsort(-confidence[members], kind="stable")]
+            members = members[: CANDIDATES * per_class]
+            order = members[np.argsort(-confidence(members), kind="stable")]
             count = max(per_class, round(len(order) * (HARDEST - EASIEST)))
             first = min(round(len(order) * EASIEST), len(order) - count)
             members = draws.permutation(order[first : first + count])
-        else:
-            members = draws.permutation(members)
         chosen.append(np.sort(members[:per_class]))
     return np.concatenate(chosen)
 

@@ -73,14 +73,16 @@ def pretrain(
 
 
 @torch.no_grad()
-def confidence(networks: list[ConvNet], real: RealData, labels: NDArray[np.int64]) -> NDArray[np.float64]:
-    """(N,) mean probability that the networks give to each real image's own class."""
-    total = np.zeros(len(labels))
-    for first in range(0, len(labels), 512):
-        indices = np.arange(first, min(first + 512, len(labels)))
+def confidence(
+    networks: list[ConvNet], real: RealData, labels: NDArray[np.int64], candidates: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """(len(candidates),) mean probability that the networks give to the own class of the real images at ``candidates``."""
+    total = np.zeros(len(candidates))
+    for first in range(0, len(candidates), 256):
+        indices = candidates[first : first + 256]
         images = real.take(indices)
         truth = torch.from_numpy(labels[indices])[:, None]
         for network in networks:
             probability = network(images).softmax(dim=1).cpu().double()
-            total[indices] += probability.gather(1, truth)[:, 0].numpy()
+            total[first : first + 256] += probability.gather(1, truth)[:, 0].numpy()
     return total / max(len(networks), 1)
