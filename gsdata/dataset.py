@@ -143,7 +143,7 @@ class GaussianDataset(_Base):
         dots = ", ..." if len(self.classes) > 10 else ""
         kinds = {
             "none": "none (targets are -1)",
-            "hard": self.label_choice,
+            "hard": "soft, stored hard" if self.label_choice == "soft" else "hard",
             "soft": f"{self.label_choice}, stored soft",
         }
         steps = [

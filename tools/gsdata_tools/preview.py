@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 LEGIBLE = 64
 """Side in pixels that small images are magnified to, about: larger ones stay as they are."""
 LARGEST = 192
-"""``preview_file`` renders images with a longer side than this smaller (which is a render, not a resize)."""
+"""Images with a longer side than this are shown smaller."""
 MAX_IMAGES = 1024
 MAX_CLASSES = 100
 _GAP, _MARGIN, _FONT_SIZE, _NAME_WIDTH = 4, 16, 15, 220
@@ -101,7 +101,8 @@ def contact_sheet(
         path: the PNG; an existing file is replaced.
         columns: most images of a line.
         max_images: most images of the sheet.
-        scale: whole-number magnification without smoothing; by default one that makes images about 64 pixels large.
+        scale: whole-number magnification without smoothing; by default one that makes small images about 64 pixels
+            large, and shrinks those above 192.
 
     Returns:
         what is shown.
@@ -177,7 +178,7 @@ def _write(sheet: Sheet, images: NDArray[np.uint8], path: str | os.PathLike[str]
     left = _MARGIN + (label_width + _MARGIN if label_width else 0)
     height, width = images.shape[1:3]
     factor = scale or max(1, round(LEGIBLE / max(height, width)))
-    cell_height, cell_width = height * factor, width * factor
+    cell_height, cell_width = (height * factor, width * factor) if scale else _small((height * factor, width * factor))
     # A line is never lower than its name.
     line_height = max(cell_height, _FONT_SIZE + 2 if any(names) else 1)
     most = max((len(line) for line in sheet.lines), default=0)
@@ -191,7 +192,8 @@ def _write(sheet: Sheet, images: NDArray[np.uint8], path: str | os.PathLike[str]
         if name:
             draw.text((_MARGIN, top + line_height // 2), name, fill=_INK, font=font, anchor="lm")
         for column in range(len(line)):
-            cell = _rgb(images[position]).resize((cell_width, cell_height), Image.Resampling.NEAREST)
+            smooth = Image.Resampling.LANCZOS if cell_width < width else Image.Resampling.NEAREST
+            cell = _rgb(images[position]).resize((cell_width, cell_height), smooth)
             paper.paste(cell, (left + column * (cell_width + _GAP), top + (line_height - cell_height) // 2))
             position += 1
     stream = io.BytesIO()
