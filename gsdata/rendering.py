@@ -132,12 +132,23 @@ def _render_float(
     if backend == "dense":
         from gsdata.kernels import dense
 
-        batch = gaussians.torch().fold()
+        batch = gaussians.torch()
         if dtype == "float64":
-            double = [value.double() for value in (batch.means, batch.cholesky, batch.colors)]
-            batch = replace(batch, means=double[0], cholesky=double[1], colors=double[2])
+            # Folding comes after the conversion, so that the products are float64 too.
+            values: dict[str, Any] = {
+                name: getattr(batch, name) for name in ("means", "cholesky", "colors", "opacities")
+            }
+            batch = replace(batch, **{name: v if v is None else v.double() for name, v in values.items()})
         image = dense.render(batch, size, indices)
         return image.numpy() if is_numpy else image
+    if is_numpy and backend == "reference":
+        from gsdata.kernels import reference
+
+        return reference.render(gaussians, size, indices)
+    if is_numpy and backend == "reference":
+        from gsdata.kernels import reference
+
+        return reference.render(gaussians, size, indices)
     folded = gaussians.fold()
     if is_numpy:
         from gsdata.kernels import numpy_backends

@@ -57,9 +57,9 @@ def make_gaussians(
     parts = []
     for image, count in enumerate(counts):
         kind = kinds[image % len(kinds)]
-        for row in range(count) if kind == "mixed" else ():
-            parts.append(draw_values(rng, KINDS[row % len(KINDS)], 1, channels, size))
-        if kind != "mixed":
+        if kind == "mixed":
+            parts.extend(draw_values(rng, KINDS[row % len(KINDS)], 1, channels, size) for row in range(count))
+        else:
             parts.append(draw_values(rng, kind, count, channels, size))
     parts.append(draw_values(rng, "fitted", 0, channels, size))
     means, cholesky, colors = (np.concatenate(values) for values in zip(*parts, strict=True))

@@ -136,7 +136,10 @@ def splat_forward(
                             at += plane
                             store(image, at, load(image, at) + w * c3)
     if padded != width:
-        out += image.reshape(channels, height, padded)[:, :, :width]
+        for row in range(channels * height):
+            source, target = image[row * padded : row * padded + width], out[row // height, row % height]
+            for x in range(width):
+                target[x] += source[x]
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
@@ -164,7 +167,10 @@ def splat_backward(
     grad = grad_out.reshape(-1)
     if padded != width:
         grad = np.zeros(channels * plane, np.float32)
-        grad.reshape(channels, height, padded)[:, :, :width] = grad_out
+        for row in range(channels * height):
+            source, target = grad_out[row // height, row % height], grad[row * padded : row * padded + width]
+            for x in range(width):
+                target[x] = source[x]
     lanes = lane_numbers()
     lowest = fill(_LOG2_EPS)
     zero = fill(_ZERO)

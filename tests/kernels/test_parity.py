@@ -13,12 +13,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parity import assert_gradients, assert_values, value_tolerance
-from strategies import KINDS, gaussians, indices_of, make_gaussians, sizes
 
 import gsdata
 from gsdata.gaussians import ANTIALIAS_MODES, Gaussians
 from gsdata.kernels import reference
+from parity import assert_gradients, assert_values, value_tolerance
+from strategies import KINDS, gaussians, indices_of, make_gaussians, sizes
 
 BACKENDS = ("cpu", "dense")
 backends = pytest.mark.parametrize("backend", BACKENDS)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parity import cut_off_distance
-from strategies import gaussians, make_gaussians
 
 from gsdata.gaussians import ANTIALIAS_MODES, Gaussians
 from gsdata.kernels import reference
+from parity import cut_off_distance
+from strategies import gaussians, make_gaussians
 
 
 def one(mean: tuple[float, float], cholesky: tuple[float, float, float], size: tuple[int, int], **options) -> Gaussians:
