@@ -38,7 +38,6 @@ Integers = NDArray[np.int64]
 
 _ZERO, _HALF, _ONE, _TWO = f32(0.0), f32(0.5), f32(1.0), f32(2.0)
 _WORTH = f32(1.000001)  # a gain below rounding is none
-_WHITE, _BLACK = f32(0.999), f32(0.001)  # targets that a clamped pixel meets exactly
 
 
 @njit(**HELPER)
@@ -94,10 +93,7 @@ def _error(
     values: Floats, channels: int, width: int, height: int, stride: int, plane: int, placed: Floats, box: Integers,
     target: Floats, background: Floats, residual: Floats, weights: Floats,
 ) -> float:  # fmt: skip
-    """Fill ``residual`` with target minus picture, 0 where clamping makes a pixel exact; returns the sum of squares.
-
-    With those pixels taken as met, the error that the search lowers bounds the clamped error from above and equals it here.
-    """
+    """Fill ``residual`` with target minus picture, the picture clamped to [0, 1]; returns the sum of squares."""
     for c in range(channels):
         residual[c * plane : (c + 1) * plane] = -background[c]
     for n in range(values.shape[1]):
@@ -109,9 +105,8 @@ def _error(
             start = c * plane + y * stride
             part = _ZERO
             for x in range(width):
-                picture, want = -residual[start + x], target[c, y, x]
-                met = (picture > _ONE and want > _WHITE) or (picture < _ZERO and want < _BLACK)
-                d = _ZERO if met else want - picture
+                picture = min(max(-residual[start + x], _ZERO), _ONE)
+                d = target[c, y, x] - picture
                 residual[start + x] = d
                 part += d * d
             for x in range(width, stride):
@@ -157,10 +152,14 @@ def search_codes(
     trial, kept = np.zeros(4, np.int64), np.zeros(4, np.int64)
     low, inverse, colors = f32(color_low), f32(color_inverse), tables[GEOMETRY]
     squares, moved = 0.0, 1
+    best_codes, least = codes.copy(), np.inf
     for sweep in range(sweeps + 1):
         squares = _error(
             values, channels, width, height, stride, plane, placed, box, target, background, residual, weights
         )
+        if squares < least:
+            least = squares
+            best_codes[:] = codes
         if sweep == sweeps or moved == 0 or stop[0] != 0:
             break
         moved = 0
@@ -205,4 +204,6 @@ def search_codes(
             color = values[GEOMETRY + c, n]
             grown += color * (_TWO * sums[1 + c] + color * sums[0])
         losses[n] = grown
-    return squares
+    # Within a sweep, a pixel beyond [0, 1] counts as if the clamp went with it; so the last sweep need not be the best.
+    codes[:] = best_codes
+    return least
