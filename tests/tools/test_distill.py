@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import gsdata
+from gsdata_tools import distillation, distilling
+from gsdata_tools.distill import main
+
+ROOTS = os.pathsep.join(str(Path(__file__).parents[2] / folder) for folder in (".", "tools"))
+FAST = "--model ConvNet-D1 --batch-real 8 --fit-steps 40 --pretrain 1 2 --classes-per-step 0 --quiet".split()
+BUDGET = 4000
+
+
+@pytest.fixture(autouse=True)
+def _keep_threads():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def data(tmp_path):
+    draws = np.random.default_rng(0)
+    y = np.arange(36) % 3
+    x = (draws.integers(0, 100, (36, 12, 12, 3)) + 50 * y[:, None, None, None]).astype(np.uint8)
+    path = tmp_path / "data.npz"
+    np.savez(path, x=x, y=y)
+    return path
+
+
+def dm(data, out, *more, iterations=6, budget=BUDGET):
+    options = ["dm", "--data", str(data), "--bytes", str(budget), "--iterations", str(iterations), "-o", str(out)]
+    return main([*options, *FAST, *more])
+
+
+@pytest.mark.parametrize("init", ["real", "warmup", "random"])
+@pytest.mark.parametrize("budget", [2500, 9000])
+def test_the_file_holds_98_to_100_percent_of_the_budget(data, tmp_path, init, budget):
+    out = tmp_path / "x.gsd"
+    assert dm(data, out, "--init", init, "--images-per-class", "4", iterations=2, budget=budget) == 0
+    assert 0.98 * budget <= out.stat().st_size <= budget
+    with gsdata.open(out) as file:
+        file.verify()
+        assert file.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+        assert file.provenance["real_init"] == (init == "real")
+        assert file.provenance["iterations"] == 2
+        assert file.recipe.model == "ConvNet-D1"
+        assert file.recipe.augment == "dsa:color_crop_cutout_flip_scale_rotate"
+        assert file.recipe.mean is not None
+        assert 0.3 < file.recipe.mean[0] < 0.5
+    assert not (tmp_path / "x.ckpt").exists()
+    assert (tmp_path / "x.png").read_bytes()[:4] == b"\x89PNG"
+    report = json.loads((tmp_path / "x.json").read_text())
+    assert report["bytes_total"] == out.stat().st_size
+    assert [entry["iteration"] for entry in report["log"]] == [1, 2]
+
+
+def test_ipc_means_bytes_of_uncompressed_images(data, tmp_path):
+    out = tmp_path / "x.gsd"
+    options = ["dm", "--data", str(data), "--ipc", "2", "--iterations", "0", "-o", str(out), *FAST]
+    assert main(options) == 0
+    budget = 2 * 3 * 12 * 12 * 3 * 4
+    assert 0.98 * budget <= out.stat().st_size <= budget
+    assert main([*options, "--convention", "uint8", "--images-per-class", "2", "--force"]) == 0
+    assert 0.98 * budget / 4 <= out.stat().st_size <= budget / 4
+
+
+def test_a_time_limit_stores_what_that_many_iterations_make(data, tmp_path, monkeypatch):
+    made = []
+    step = distillation.Distillation.step
+    monkeypatch.setattr(distillation, "WEIGH_EVERY", 2)
+    monkeypatch.setattr(distillation.Distillation, "step", lambda self: made.append(1) or step(self))
+    monkeypatch.setattr(distilling.cli.Deadline, "remaining", lambda self: 1e9 if len(made) < 5 else 0.0)
+    assert dm(data, tmp_path / "limited.gsd", "--time-limit", "10m", iterations=50) == 0
+    assert len(made) == 5
+    monkeypatch.undo()
+    monkeypatch.setattr(distillation, "WEIGH_EVERY", 2)
+    assert dm(data, tmp_path / "counted.gsd", iterations=5) == 0
+    assert (tmp_path / "limited.gsd").read_bytes() == (tmp_path / "counted.gsd").read_bytes()
+
+
+@pytest.mark.parametrize("networks", ["random", "trained"])
+def test_a_stopped_run_resumes_to_the_same_bytes(data, tmp_path, monkeypatch, capsys, networks):
+    monkeypatch.setattr(distillation, "WEIGH_EVERY", 2)
+    options = ("--networks", networks)
+    assert dm(data, tmp_path / "whole.gsd", *options) == 0
+    step = distillation.Distillation.step
+
+    def stop_at_three(self):
+        if self.iteration == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self)
+
+    monkeypatch.setattr(distillation.Distillation, "step", stop_at_three)
+    out = tmp_path / "parts.gsd"
+    assert dm(data, out, *options) == 130
+    assert "--resume" in capsys.readouterr().err
+    assert not out.exists()
+    monkeypatch.setattr(distillation.Distillation, "step", step)
+    assert dm(data, out, *options) == 2  # neither --resume nor --force
+    assert dm(data, out, *options, "--lr", "2", "--resume") == 2  # another run
+    monkeypatch.setattr(distillation, "pretrain", lambda *a, **k: pytest.fail("networks are in the checkpoint"))
+    assert dm(data, out, *options, "--resume") == 0
+    assert out.read_bytes() == (tmp_path / "whole.gsd").read_bytes()
+    log = json.loads((tmp_path / "parts.json").read_text())["log"]
+    assert log == json.loads((tmp_path / "whole.json").read_text())["log"]
+
+
+def test_bytes_depend_on_the_seed_and_not_on_when_checkpoints_are_made(data, tmp_path, monkeypatch):
+    first, second, other = (tmp_path / f"{name}.gsd" for name in ("first", "second", "other"))
+    assert dm(data, first) == 0
+    monkeypatch.setattr(distilling, "SAVE_SECONDS", 0.0)
+    assert dm(data, second) == 0
+    assert first.read_bytes() == second.read_bytes()
+    assert dm(data, other, "--seed", "1") == 0
+    assert first.read_bytes() != other.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "budget", "says"),
+    [
+        ((), 300, "too few"),
+        (("--images-per-class", "12", "--gaussians", "500"), BUDGET, "too few"),
+        (("--images-per-class", "2", "--gaussians", "3"), BUDGET, "would fill only"),
+        (("--images-per-class", "13"), BUDGET, "12 real images"),
+        (("--augment", "dsa:color_twirl"), BUDGET, "twirl"),
+        (("--model", "ConvNet-D6"), BUDGET, "too few"),
+        (("--model", "LeNet"), BUDGET, "LeNet"),
+    ],
+)
+def test_impossible_requests_come_before_any_work(data, tmp_path, monkeypatch, capsys, options, budget, says):
+    for name in ("pretrain", "real_set", "noise_set", "dm_step"):
+        monkeypatch.setattr(distillation, name, lambda *a, **k: pytest.fail("work was done"))
+    assert dm(data, tmp_path / "x.gsd", *options, budget=budget) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data.npz"]
+
+
+@pytest.mark.parametrize("text", ["7,5,6", "7,5,6,0", "7,5,6,13", "a,b,c,d"])
+def test_bad_bits_are_a_usage_error(data, tmp_path, capsys, text):
+    assert dm(data, tmp_path / "x.gsd", "--bits", text) == 2
+    assert "bit widths" in capsys.readouterr().err
+
+
+def test_help_needs_no_torch():
+    code = (
+        "import sys; from gsdata_tools.distill import main; assert main(['dm', '--help']) == 0;"
+        "assert not {'torch', 'numba', 'cupy'} & set(sys.modules)"
+    )
+    environment = {**os.environ, "PYTHONPATH": ROOTS}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for option in ("--ipc", "--bytes", "--init", "--time-limit", "--resume", "--boundary", "--no-clamp"):
+        assert option in done.stdout
+
+
+def test_statistics_are_those_of_the_pixels():
+    images = np.random.default_rng(0).integers(0, 256, (5, 4, 6, 3)).astype(np.uint8)
+    mean, std = distillation.channel_statistics(images)
+    values = images.reshape(-1, 3) / 255
+    np.testing.assert_allclose(mean, values.mean(axis=0), atol=6e-5)
+    np.testing.assert_allclose(std, values.std(axis=0), atol=6e-5)
+    assert distillation.channel_statistics(np.zeros((1, 2, 2, 1), np.uint8)) == ((0.0,), (0.01,))
