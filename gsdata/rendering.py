@@ -135,16 +135,11 @@ def _render_float(
         batch = gaussians.torch()
         if dtype == "float64":
             # Folding comes after the conversion, so that the products are float64 too.
-            values: dict[str, Any] = {
-                name: getattr(batch, name) for name in ("means", "cholesky", "colors", "opacities")
-            }
-            batch = replace(batch, **{name: v if v is None else v.double() for name, v in values.items()})
+            values = {name: getattr(batch, name) for name in ("means", "cholesky", "colors", "opacities")}
+            doubled: dict[str, Any] = {name: v if v is None else v.double() for name, v in values.items()}
+            batch = replace(batch, **doubled)
         image = dense.render(batch, size, indices)
         return image.numpy() if is_numpy else image
-    if is_numpy and backend == "reference":
-        from gsdata.kernels import reference
-
-        return reference.render(gaussians, size, indices)
     if is_numpy and backend == "reference":
         from gsdata.kernels import reference
 
@@ -162,7 +157,10 @@ def _render_float(
 def _convert(image: Array, dtype: str) -> Array:
     if isinstance(image, np.ndarray):
         if dtype == "uint8":
-            return np.rint(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)
+            # In place: the images were made for this call, and four copies would cost as much as rendering.
+            np.clip(image, 0.0, 1.0, out=image)
+            image *= 255.0
+            return np.rint(image, out=image).astype(np.uint8)
         return image.astype(dtype, copy=False)
     import torch
 
