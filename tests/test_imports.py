@@ -82,7 +82,8 @@ def test_unknown_names_are_attribute_errors():
 
 
 def test_import_is_cheap():
-    report = "import sys, time; t = time.perf_counter(); import gsdata; print(time.perf_counter() - t, 'numpy' in sys.modules)"
+    # Seconds of the processor, not of the clock: other work on the machine must not fail this.
+    report = "import sys, time; t = time.process_time(); import gsdata; print(time.process_time() - t, 'numpy' in sys.modules)"
     runs = [python(report).split() for _ in range(3)]
     assert min(float(seconds) for seconds, _ in runs) < 0.2
     assert {loaded for _, loaded in runs} == {"False"}
@@ -90,9 +91,9 @@ def test_import_is_cheap():
 
 def test_help_of_inspect_is_fast():
     report = (
-        "import sys, time; t = time.perf_counter()\n"
+        "import sys, time; t = time.process_time()\n"
         "from gsdata_tools.inspecting import main\n"
-        "assert main(['--help']) == 0; print(time.perf_counter() - t)"
+        "assert main(['--help']) == 0; print(time.process_time() - t)"
     )
     assert min(float(python(report).split()[-1]) for _ in range(3)) < 0.3
 
