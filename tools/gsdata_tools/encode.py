@@ -9,7 +9,7 @@ import time
 from gsdata_tools import cli
 
 _STEPS = 1200
-_BITS = "8/6/7/7"
+_BITS = "7/5/6/6"
 _NOTES = """Without --gaussians and --bytes-per-image every image gets one Gaussian per 24 pixels (42 at 32x32).
 
 --time-limit: a short trial chooses the number of steps so that the file should be done in time; the file stores that number,
@@ -58,9 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--bits",
         type=_bits,
-        default=_bits(_BITS),
         metavar="P/S/L/C",
-        help=f"bits of a position's coordinate, a log-scale, the shear, a colour channel (default: {_BITS})",
+        help=f"bits of a position's coordinate, a log-scale, the shear, a colour channel (default: {_BITS} for 42 Gaussians at "
+        "32x32; P grows with their number)",
     )
     group.add_argument(
         "--threads",

@@ -86,10 +86,14 @@ class _Run:
         self.checkpoint = checkpoint
         self.threads = threads
         self.quiet = quiet
-        self.bits = fit.Bits(*options["bits"])
         self.steps = int(options["steps"])
         bytes_per_image = options["bytes_per_image"]
         self.budget = None if bytes_per_image is None else math.floor(bytes_per_image * len(data.images) + 1e-9)
+        self.bits = (
+            fit.Bits(*options["bits"])
+            if options["bits"]
+            else fit.default_bits((data.images.shape[1], data.images.shape[2]), self._guess())
+        )
         self._extras: dict[str, Any] | None = None
 
     def plan_steps(self, deadline: cli.Deadline) -> None:
@@ -164,7 +168,7 @@ class _Run:
     def _guess(self) -> int:
         if self.budget is None:
             return int(self.options["gaussians"])
-        return int(min(MAX_COUNT, max(1, int(self.budget * 8 / (45 * len(self.data.images))))))
+        return int(min(MAX_COUNT, max(1, int(self.budget * 8 / (40 * len(self.data.images))))))
 
     def _header(self) -> dict[str, Any]:
         data = self.data
@@ -201,7 +205,7 @@ def _options(arguments: argparse.Namespace, data: ImageSet) -> dict[str, Any]:
         "gaussians": gaussians,
         "bytes_per_image": arguments.bytes_per_image,
         "steps": arguments.steps,
-        "bits": list(arguments.bits),
+        "bits": list(arguments.bits) if arguments.bits else None,
         "size": list(size) if isinstance(size, tuple) else size,
         "limit": arguments.limit,
         "seed": arguments.seed,

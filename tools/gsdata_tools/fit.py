@@ -36,15 +36,22 @@ _AT_EDGES = 0.75  # of the Gaussians start where the gradient is large, the othe
 
 
 class Bits(NamedTuple):
-    """Bits of each x and y, of each l11 and l22, of l21, and of each colour channel."""
+    """Bits of each x and y, of each l11 and l22, of l21, and of each colour channel.
 
-    means: int = 8
-    scales: int = 6
-    shear: int = 7
-    colors: int = 7
+    At equal bytes, many coarse Gaussians look better than few fine ones: 128 CIFAR-10 images at 240 bytes each reach
+    30.65 dB with 51 Gaussians at 7/5/6/6, 30.35 with 48 at 7/6/6/6, 29.99 with 42 at 8/6/7/7, 29.96 with 62 at 6/5/5/5.
+    """
+
+    means: int = 7
+    scales: int = 5
+    shear: int = 6
+    colors: int = 6
 
 
-DEFAULT_BITS = Bits()
+def default_bits(size: tuple[int, int], count: float) -> Bits:
+    """Bits for images of ``size`` (H, W) with ``count`` Gaussians: positions step by a twentieth of their spacing."""
+    long, short = max(size), min(size)
+    return Bits(means=min(12, max(5, round(math.log2(20 * math.sqrt(max(1.0, count) * long / short))))))
 
 
 class Store(Protocol):
@@ -83,7 +90,7 @@ def fit_images(
     steps: int = DEFAULT_STEPS,
     sweeps: int = DEFAULT_SWEEPS,
     seed: int = 0,
-    bits: Bits = DEFAULT_BITS,
+    bits: Bits | None = None,
     image_keys: Sequence[int] | NDArray[np.integer[Any]] | None = None,
     progress: Progress | None = None,
     store: Store | None = None,
@@ -98,7 +105,7 @@ def fit_images(
         steps: of Adam, per image.
         sweeps: most passes of the search for better codes, per image; 0 rounds to nearest.
         seed: of the starting positions.
-        bits: widths of the codes.
+        bits: widths of the codes; None means ``default_bits``.
         image_keys: (B,) numbers that the draws are keyed by (default: positions in ``images``), so that an image starts
             the same way in whatever selection it is.
         progress: see ``Progress``.
@@ -113,6 +120,7 @@ def fit_images(
         images, counts, steps=steps, seed=seed, image_keys=image_keys, progress=progress, store=store, name=name,
         threads=threads,
     )  # fmt: skip
+    bits = bits or default_bits(gaussians.size, gaussians.num_gaussians / max(1, gaussians.num_images))
     quantizers = fit_quantizers(
         gaussians,
         means_bits=bits.means,
