@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from gsdata_tools.train import (
+    PROTOCOLS,
+    Normalization,
+    Protocol,
+    TrainingSet,
+    accuracy,
+    batch_indices,
+    choose_protocol,
+    train,
+)
+from gsdata_tools.usage import UsageError
+
+TINY = Protocol("tiny", steps=12, epochs=None, batch_size=16, lr=0.03, augment="crop_flip")
+
+
+def stripes(count: int = 40) -> tuple[np.ndarray, np.ndarray]:
+    """Two classes that a network can tell apart: horizontal and vertical stripes, with noise."""
+    rng = np.random.default_rng(1)
+    labels = np.arange(count, dtype=np.int64) % 2
+    wave = 128 + 90 * np.sign(np.sin(np.arange(8) * np.pi / 2 + 0.1))
+    images = np.where(labels[:, None, None] == 0, wave[None, :, None], wave[None, None, :])[..., None]
+    return np.clip(images + rng.normal(0, 25, (count, 8, 8, 1)), 0, 255).astype(np.uint8), labels
+
+
+def run(seed: int = 0, protocol: Protocol = TINY, labels: torch.Tensor | None = None) -> torch.nn.Module:
+    images, hard = stripes()
+    data = TrainingSet.from_uint8(images, hard)
+    if labels is not None:
+        data = TrainingSet(data.images, labels)
+    return train(data, protocol, Normalization.of(images), model="ConvNet-D2", classes=2, seed=seed)
+
+
+def weights(network: torch.nn.Module) -> bytes:
+    return b"".join(p.detach().contiguous().numpy().tobytes() for p in network.parameters())
+
+
+def test_two_runs_are_equal_byte_for_byte_and_other_seeds_differ() -> None:
+    torch.manual_seed(0)
+    first = weights(run())
+    torch.manual_seed(1)
+    assert weights(run()) == first
+    assert weights(run(seed=1)) != first
+
+
+@pytest.mark.parametrize("name", list(PROTOCOLS))
+def test_a_network_learns_what_can_be_learned(name: str) -> None:
+    images, labels = stripes(80)
+    unit = Normalization.of(images)
+    data = TrainingSet.from_uint8(images[:40], labels[:40])
+    protocol = replace(PROTOCOLS[name], steps=20, epochs=None, batch_size=20, augment="crop_cutout")
+    network = train(data, protocol, unit, model="ConvNet-D2", classes=2, seed=0)
+    assert accuracy(network, images[40:], labels[40:], unit, batch_size=7) > 95
+    assert accuracy(network, images[40:], 1 - labels[40:], unit) < 5
+
+
+def test_soft_labels_that_are_certain_equal_hard_ones() -> None:
+    _, hard = stripes()
+    soft = torch.nn.functional.one_hot(torch.from_numpy(hard), 2).float()
+    # Cross-entropy of probabilities sums in another order: equal to rounding, far from another run.
+    networks = (run(), run(labels=soft), run(seed=1))
+    expected, same, other = (network.get_parameter("classifier.weight").detach() for network in networks)
+    assert float((same - expected).abs().max()) < 0.02 * float((other - expected).abs().max())
+
+
+def test_the_caller_is_told_every_step() -> None:
+    images, labels = stripes()
+    seen: list[tuple[int, float]] = []
+    train(
+        TrainingSet.from_uint8(images, labels),
+        TINY,
+        Normalization.of(images),
+        model="ConvNet-D1",
+        classes=2,
+        seed=0,
+        steps=5,
+        progress=lambda done, loss: seen.append((done, loss)),
+    )
+    assert [done for done, _ in seen] == [1, 2, 3, 4, 5]
+    assert all(np.isfinite(loss) for _, loss in seen)
+
+
+@pytest.mark.parametrize(("count", "batch"), [(10, 4), (3, 8), (16, 16), (7, 1), (100, 30)])
+def test_batches_are_full_and_use_every_image_equally_often(count: int, batch: int) -> None:
+    steps = 4 * count
+    drawn = [batch_indices(count, batch, 3, step) for step in range(steps)]
+    assert {len(b) for b in drawn} == {batch}
+    row = np.concatenate(drawn)
+    for start in range(0, len(row), count):
+        assert sorted(row[start : start + count].tolist()) == list(range(count))
+    assert row[:count].tolist() != row[count : 2 * count].tolist() or count < 4
+
+
+def test_protocols_are_the_documented_ones() -> None:
+    fast, gsdd = PROTOCOLS["fast"], PROTOCOLS["gsdd"]
+    assert (fast.steps, fast.batch_size, fast.momentum, fast.weight_decay) == (300, 128, 0.9, 5e-4)
+    assert [fast.total_steps(n) for n in (10, 5000)] == [300, 300]
+    assert (gsdd.epochs, gsdd.batch_size, gsdd.lr, gsdd.momentum, gsdd.weight_decay) == (1000, 256, 0.01, 0.9, 5e-4)
+    assert [gsdd.total_steps(n) for n in (10, 256, 257)] == [1000, 1000, 2000]
+    assert [gsdd.rate(step, 1000) for step in (0, 499, 500, 999)] == pytest.approx([0.01, 0.01, 0.001, 0.001])
+    rates = [fast.rate(step, 300) for step in range(300)]
+    assert max(rates) == fast.lr == rates[30]
+    assert rates[0] < rates[10] < rates[29]
+    assert rates[30:] == sorted(rates[30:], reverse=True)
+    assert rates[-1] < 0.001 * fast.lr
+
+
+def test_protocols_can_be_changed_by_name() -> None:
+    assert choose_protocol("gsdd", steps=7).total_steps(10_000) == 7
+    assert choose_protocol("fast", augment="dsa:crop_flip").augment == "crop_flip"
+    assert choose_protocol("fast", augment="").augment == "none"
+    with pytest.raises(UsageError, match="fast or gsdd"):
+        choose_protocol("slow")
+    with pytest.raises(UsageError, match="unknown operation"):
+        choose_protocol("fast", augment="mixup")
+
+
+def test_normalization_is_per_channel() -> None:
+    images = np.random.default_rng(0).integers(0, 200, (5, 6, 7, 3), dtype=np.uint8)
+    images[..., 2] = 51
+    unit = Normalization.of(images)
+    out = unit.apply(TrainingSet.from_uint8(images, np.zeros(5, np.int64)).images)
+    assert torch.allclose(out.mean(dim=(0, 2, 3)), torch.zeros(3), atol=1e-5)
+    assert torch.allclose(out[:, :2].std(dim=(0, 2, 3), correction=0), torch.ones(2), atol=1e-5)
+    assert unit.mean[2] == pytest.approx(0.2)
+    assert unit.std[2] == 1.0
