@@ -1,0 +1,433 @@
+"""Whatever happened to a file on its way, and whatever a stranger wrote: a GsdError, or a file that is right.
+
+Never another exception, never a silent wrong result, never more than 64 MiB.
+"""
+
+from __future__ import annotations
+
+import resource
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import gsdata
+from files import frame, make_codes, put_together, take_apart
+from gsdata.errors import ChecksumError, FormatError, GsdError, LimitError, VersionError
+
+MIB = 1 << 20
+
+
+def read_everything(data: bytes) -> gsdata.GsdFile:
+    file = gsdata.open(data)
+    file.verify()
+    return file
+
+
+def small_file(**options: Any) -> bytes:
+    """Two chunks, stored and zstd sections, hard labels, an optional section."""
+    codes = make_codes(0, [2, 0, 30], size=(5, 7))
+    codes.colors[:] &= 1  # so that zstd shrinks some sections
+    options = {"labels": [0, 2, 1], "classes": ("a", "b", "c"), "chunk_images": 2} | options
+    return gsdata.to_bytes(codes, optional_sections={"test.note": b"note"}, **options)
+
+
+@contextmanager
+def at_most(limit: int) -> Iterator[None]:
+    tracemalloc.start()
+    try:
+        yield
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < limit, f"{peak / MIB:.1f} MiB allocated"
+
+
+def refuse_all(good: bytes, variants: Iterator[bytes]) -> int:
+    """Read all variants, expecting a GsdError of each; one in 64 with every allocation traced."""
+    count, before = 0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for data in variants:
+        assert data != good
+        try:
+            with at_most(64 * MIB) if count % 64 == 0 else nullcontext():
+                read_everything(data)
+        except GsdError as error:
+            assert "\n" not in str(error)
+        else:
+            position = next((i for i, (a, b) in enumerate(zip(good, data, strict=False)) if a != b), len(good))
+            pytest.fail(f"read without an error, though byte {position} of {len(good)} is wrong")
+        count += 1
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024  # KiB on Linux
+    return count
+
+
+def changed(data: bytes, position: int, value: int) -> bytes:
+    return data[:position] + bytes([value]) + data[position + 1 :]
+
+
+def test_the_small_file_is_good_and_has_both_codecs() -> None:
+    file = read_everything(small_file())
+    assert {section.codec for section in file.sections} == {0, 1}
+    assert len(file.header.images) == 2
+
+
+def test_every_value_of_every_byte_before_the_sections() -> None:
+    good = small_file()
+    start = gsdata.open(good).sections[0].offset
+    variants = (changed(good, i, v) for i in range(start) for v in range(256) if v != good[i])
+    assert refuse_all(good, variants) == start * 255
+
+
+def test_every_byte_of_the_sections() -> None:
+    good = small_file()
+    start = gsdata.open(good).sections[0].offset
+    flips = [0x01, 0x10, 0x80, 0xFF]
+    variants = (changed(good, i, good[i] ^ flip) for i in range(start, len(good)) for flip in flips)
+    assert refuse_all(good, variants) == (len(good) - start) * len(flips)
+
+
+def test_every_truncation_and_appended_bytes() -> None:
+    good = small_file()
+    refuse_all(good, (good[:length] for length in range(len(good))))
+    refuse_all(good, (good + tail for tail in (b"\0", b"\n", good, b"x" * 1000)))
+    refuse_all(good, (good[:i] + good[i + 1 :] for i in range(len(good))))
+
+
+@pytest.mark.parametrize("soft", [np.eye(3) + 0.01, np.eye(3)])
+def test_soft_labels_are_covered_too(soft: np.ndarray) -> None:
+    good = small_file(labels=None, soft_labels=soft)
+    start = gsdata.open(good).sections[0].offset
+    refuse_all(good, (changed(good, i, good[i] ^ 1) for i in range(start, len(good))))
+
+
+# --- a hostile writer: every checksum is right ------------------------------------------------------------------------
+
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**63), 2**64 - 1),
+    st.sampled_from([0, 1, 2, 255, 256, 65535, 65536, 2**18, 2**22, 2**24, 2**31, 2**32, 2**53, 2**63, 2**64 - 1]),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(max_size=5),
+    st.binary(max_size=5),
+    st.lists(st.integers(0, 300), max_size=5),
+    st.dictionaries(st.text(max_size=3), st.integers(0, 2**40), max_size=2),
+)
+
+
+def paths(value: Any, prefix: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [prefix, *(path for key, item in inner for path in paths(item, (*prefix, key)))]
+
+
+def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
+    if not path:
+        return new
+    copy = dict(value) if isinstance(value, dict) else list(value)
+    copy[path[0]] = replaced(value[path[0]], path[1:], new)
+    return copy
+
+
+def good_or_refused(data: bytes) -> gsdata.GsdFile | None:
+    with at_most(64 * MIB):
+        try:
+            file = read_everything(data)
+        except GsdError as error:
+            assert "\n" not in str(error)
+            assert len(str(error)) < 1000
+            return None
+        assert file.byte_table().total == len(data)
+        assert file.codes().num_gaussians == file.gaussian_count
+        assert np.isfinite(file.gaussians().colors).all()
+        assert len(file.labels) == file.images
+        _ = file.soft_labels, file.content_id, file.sha256, file.recipe, repr(file)
+    return file
+
+
+FILES = [
+    small_file(),
+    small_file(labels=None, soft_labels=np.eye(3)),
+    small_file(labels=None, soft_labels=np.eye(3) + 1),
+]
+HEADERS = [take_apart(data) for data in FILES]
+
+
+@settings(max_examples=300)
+@given(data=st.data())
+def test_header_values_of_a_hostile_writer(data: st.DataObject) -> None:
+    header, sections = HEADERS[data.draw(st.integers(0, 2))]
+    for _ in range(data.draw(st.integers(1, 2))):
+        path = data.draw(st.sampled_from(paths(header)))
+        header = replaced(header, path, data.draw(VALUES))
+    if isinstance(header, dict):
+        good_or_refused(put_together(header, sections))
+
+
+@settings(max_examples=300)
+@given(data=st.data())
+def test_table_entries_of_a_hostile_writer(data: st.DataObject) -> None:
+    header, sections = HEADERS[data.draw(st.integers(0, 2))]
+    widths = [16, 8, 8, 32, 32, 32, 32, 64]
+
+    def change(rows: list[list[int]]) -> None:
+        for _ in range(data.draw(st.integers(1, 3))):
+            row, column = data.draw(st.integers(0, len(rows) - 1)), data.draw(st.integers(0, 7))
+            top = 2 ** widths[column] - 1
+            near = st.integers(max(0, rows[row][column] - 2), min(top, rows[row][column] + 2))
+            rows[row][column] = data.draw(st.one_of(near, st.integers(0, top), st.just(top)))
+
+    original = put_together(header, sections)
+    hostile = put_together(header, sections, table=change)
+    assert good_or_refused(hostile) is None or hostile == original
+
+
+@settings(max_examples=200)
+@given(data=st.data())
+def test_sections_of_a_hostile_writer(data: st.DataObject) -> None:
+    """Any bytes where codes, counts and labels were, stored or as a good frame: refused, or decoded in range."""
+    header, sections = HEADERS[data.draw(st.integers(0, 2))]
+    sections = [list(section) for section in sections]
+    for section in data.draw(st.lists(st.sampled_from(sections), min_size=1, max_size=3)):
+        raw = data.draw(st.binary(min_size=section[5], max_size=section[5]))
+        section[1], section[4] = data.draw(st.sampled_from([(0, raw), (1, frame(raw)), (1, raw)]))
+    file = good_or_refused(put_together(header, sections))
+    if file is not None:
+        codes = file.codes()
+        assert (codes.means < 256).all()
+        assert (codes.cholesky < 128).all()
+        assert (codes.colors < 128).all()
+
+
+@settings(max_examples=200)
+@given(junk=st.binary(max_size=300), position=st.integers(0, 400), length=st.integers(0, 40))
+def test_header_bytes_of_a_hostile_writer(junk: bytes, position: int, length: int) -> None:
+    header, sections = HEADERS[0]
+    packed = gsdata.canonical.encode(header)
+    good_or_refused(put_together(packed[:position] + junk + packed[position + length :], sections))
+    good_or_refused(put_together(junk, sections))
+
+
+def one_chunk(images: int, gaussians: int, **header: Any) -> bytes:
+    """A tiny file that declares one huge chunk of zeros, all consistent."""
+    base, _ = take_apart(gsdata.to_bytes(make_codes(0, [1])))
+    base["chunks"] = {"gaussians": [gaussians], "images": [images], "quantizers": [0]}
+    base |= header
+    sizes = {"counts": 2 * images}
+    sections = []
+    for number, name in enumerate(base["streams"]):
+        raw = bytes(sizes.get(name, gaussians))
+        if name == "counts" and gaussians:
+            each, rest = divmod(gaussians, images)
+            counts = np.full(images, each, np.uint16)
+            counts[:rest] += 1
+            raw = (counts & 255).astype(np.uint8).tobytes() + (counts >> 8).astype(np.uint8).tobytes()
+        sections.append([number, 1, 0, 0, frame(raw), len(raw)])
+    return put_together(base, sections)
+
+
+def test_the_largest_chunk_is_read_in_little_memory() -> None:
+    data = one_chunk(1 << 16, 1 << 18)
+    assert len(data) < 10_000
+    with at_most(64 * MIB):
+        read_everything(data)
+
+
+@pytest.mark.parametrize(("images", "gaussians"), [(1 << 17, 100), (1 << 10, 1 << 20), (1 << 23, 1 << 24)])
+def test_a_larger_chunk_is_refused_before_decoding(images: int, gaussians: int) -> None:
+    data = one_chunk(images, gaussians)
+    with at_most(2 * MIB), pytest.raises(LimitError, match="chunks|decoded bytes, the limit"):
+        gsdata.open(data)
+
+
+def test_soft_labels_of_many_classes_are_bounded_and_verified_chunk_by_chunk() -> None:
+    classes, images, chunks = 65535, 64, 40
+    weights = np.zeros((1, classes), np.uint8)
+    weights[0, 0] = 255
+    base, _ = take_apart(gsdata.to_bytes(make_codes(0, [0]), soft_labels=weights, class_count=classes))
+    assert base["labels"] == "sparse"
+    base["chunks"] = {
+        "gaussians": [0] * chunks,
+        "images": [images] * chunks,
+        "labels": [images] * chunks,
+        "quantizers": [0] * chunks,
+    }
+    raw = {
+        "counts": bytes(2 * images),
+        "label.counts": b"\1" * images + bytes(images),
+        "label.classes": bytes(2 * images),
+    }
+    raw["label.weights"] = b"\xff" * images
+    sections = []
+    for chunk in range(chunks):
+        for number, name in enumerate(base["streams"]):
+            data = raw.get(name, b"")
+            packed = frame(data)
+            small = len(packed) < len(data)
+            sections.append([number, int(small), 0, chunk, packed if small else data, len(data)])
+    data = put_together(base, sections)
+    with at_most(64 * MIB):
+        read_everything(data)
+    base["chunks"]["images"][0] = 65
+    with pytest.raises(LimitError, match="weights"):
+        gsdata.open(put_together(base, sections))
+
+
+def test_many_tiny_values_in_the_header_are_counted() -> None:
+    header, sections = HEADERS[0]
+    packed = gsdata.canonical.encode(header)
+    for value in (b"\x90", b"\x80", b"\0", b"\xa0"):
+        many = b"\xa8metadata\x81\xa1a\xdd\x00\x04\x00\x00" + value * (1 << 18)
+        data = put_together(packed.replace(b"\xa8metadata\x80", many), sections)
+        # Empty maps are the largest objects that one byte can ask for; tracing the others would only take time.
+        with at_most(64 * MIB) if value == b"\x80" else nullcontext(), pytest.raises(LimitError, match="values"):
+            gsdata.open(data)
+    deep = packed.replace(b"\xa8metadata\x80", b"\xa8metadata\x81\xa1a" + b"\x91" * 5000 + b"\x90")
+    with pytest.raises(LimitError, match="deeper"):
+        gsdata.open(put_together(deep, sections))
+    for huge in (b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff", b"\xdb\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff"):
+        with at_most(64 * MIB), pytest.raises(FormatError):
+            gsdata.open(put_together(packed.replace(b"\xa8metadata\x80", b"\xa8metadata" + huge), sections))
+
+
+def test_many_quantiser_sets_are_bounded() -> None:
+    header, sections = HEADERS[0]
+    sets = [
+        {name: [kind, low - i / 1000, high, 12] for name, (kind, low, high, _) in header["quantizers"][0].items()}
+        for i in range(257)
+    ]
+    data = put_together(header | {"quantizers": sets[:256]}, sections)
+    with at_most(64 * MIB):
+        gsdata.open(data)
+    with pytest.raises(LimitError, match="257 sets"):
+        gsdata.open(put_together(header | {"quantizers": sets}, sections))
+
+
+def test_many_sections_of_a_good_file_take_little_memory() -> None:
+    file = gsdata.to_bytes(make_codes(0, [0] * 3000), chunk_images=1)
+    with at_most(len(file) + 32 * MIB):
+        gsdata.open(file)
+
+
+# --- zstd frames that lie ---------------------------------------------------------------------------------------------
+
+ZEROS = bytes(1000)
+SKIPPABLE = b"\x50\x2a\x4d\x18\x04\x00\x00\x00skip"
+
+
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        (frame(bytes(1001)), "must declare 1000"),
+        (frame(bytes(999)), "must declare 1000"),
+        (frame(bytes(8 * MIB)), "must declare 1000|must shrink"),
+        (frame(ZEROS, write_content_size=False), "must declare 1000"),
+        (frame(ZEROS, write_checksum=True), "no checksum"),
+        (frame(ZEROS) + b"\0", "zstd cannot decode"),
+        (frame(ZEROS) + frame(b""), "zstd cannot decode"),
+        (frame(ZEROS)[:-1], "zstd cannot decode"),
+        (SKIPPABLE + frame(ZEROS), "not a zstd frame"),
+        (frame(ZEROS) + SKIPPABLE, "zstd cannot decode"),
+        (b"", "not a zstd frame"),
+        (b"\x28\xb5\x2f\xfd", "zstd cannot decode"),
+        (b"\x28\xb5\x2f\xfd" + b"\xff" * 20, "zstd"),
+    ],
+)
+def test_a_frame_that_lies_is_refused_before_it_is_decoded(stored: bytes, message: str) -> None:
+    header, sections = take_apart(gsdata.to_bytes(make_codes(0, [1]), optional_sections={"test.zeros": ZEROS}))
+    assert sections[-1][1] == 1
+    sections[-1][4] = stored
+    data = put_together(header, sections)
+    with at_most(2 * MIB), pytest.raises(FormatError, match=message):
+        read_everything(data)
+
+
+def test_a_frame_declares_the_size_of_the_table_but_holds_another() -> None:
+    honest = frame(bytes(2000))
+    lying = bytearray(honest)
+    at = honest.index((2000 - 256).to_bytes(2, "little"))
+    lying[at : at + 2] = (1000 - 256).to_bytes(2, "little")
+    header, sections = take_apart(gsdata.to_bytes(make_codes(0, [1]), optional_sections={"test.zeros": ZEROS}))
+    sections[-1][4] = bytes(lying)
+    with at_most(2 * MIB), pytest.raises(FormatError, match="zstd cannot decode|decoded bytes expected"):
+        read_everything(put_together(header, sections))
+
+
+def test_a_huge_window_is_refused() -> None:
+    header, sections = take_apart(gsdata.to_bytes(make_codes(0, [1]), optional_sections={"test.zeros": ZEROS}))
+    # Frame header with 2-byte content size, not single-segment, window descriptor of 2^31 bytes.
+    sections[-1][4] = (
+        b"\x28\xb5\x2f\xfd" + b"\x40" + bytes([21 << 3]) + (1000 - 256).to_bytes(2, "little") + b"\x03\x1f\0\0"
+    )
+    with at_most(2 * MIB), pytest.raises(LimitError, match="window"):
+        read_everything(put_together(header, sections))
+
+
+def test_an_empty_frame_cannot_hide_bytes() -> None:
+    header, sections = take_apart(gsdata.to_bytes(make_codes(0, [0])))
+    name = header["streams"].index("x")
+    sections[name][1], sections[name][4] = 1, frame(b"") + b"hidden"
+    with pytest.raises(FormatError, match="must shrink"):
+        gsdata.open(put_together(header, sections))
+
+
+# --- each rule of the container, with checksums that are right -------------------------------------------------------
+
+
+def swap_rows(rows: list[list[int]]) -> None:
+    rows[0], rows[1] = rows[1], rows[0]
+
+
+def set_to(row: int, column: int, value: int) -> Callable[[list[list[int]]], None]:
+    def change(rows: list[list[int]]) -> None:
+        rows[row][column] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (swap_rows, "sorted"),
+        (set_to(1, 0, 0), "sorted"),
+        (set_to(0, 0, 999), "the header lists"),
+        (set_to(0, 1, 2), "unknown codec 2"),
+        (set_to(0, 2, 1), "reserved byte"),
+        (set_to(0, 4, 5), "no holes, no overlap|decoded bytes"),
+        (set_to(0, 5, 5), "stored as it is"),
+        (set_to(0, 5, 1 << 25), "limit"),
+        (set_to(1, 7, 0), "no holes, no overlap"),
+        (set_to(1, 7, 2**64 - 1), "no holes, no overlap"),
+        (set_to(-1, 4, 5000), "decoded bytes|sections end"),
+        (set_to(-1, 3, 7), "of the format's own|optional"),
+    ],
+)
+def test_table_rules(change: Callable[[list[list[int]]], None], message: str) -> None:
+    header, sections = HEADERS[0]
+    with pytest.raises(FormatError, match=message):
+        gsdata.open(put_together(header, sections, table=change))
+
+
+@pytest.mark.parametrize(
+    ("preamble", "error", "message"),
+    [
+        ({"major": 1}, VersionError, r"version 1\.1 .* knows 0\.1"),
+        ({"minor": 2}, VersionError, r"version 0\.2 .* knows 0\.1"),
+        ({"flags": 1}, FormatError, "flags"),
+        ({"header_length": 2**32 - 1}, LimitError, "header of 4294967295 bytes"),
+        ({"header_length": 10**6}, FormatError, "after the file's"),
+        ({"header_length": 0}, ChecksumError, "checksum"),
+        ({"section_count": 2**32 - 1}, LimitError, "sections"),
+        ({"section_count": 100_000}, FormatError, "after the file's"),
+        ({"file_length": 2**64 - 1}, FormatError, "truncated"),
+        ({"file_length": 10}, FormatError, "trailing"),
+    ],
+)
+def test_preamble_rules(preamble: dict[str, int], error: type[GsdError], message: str) -> None:
+    header, sections = HEADERS[0]
+    with pytest.raises(error, match=message):
+        gsdata.open(put_together(header, sections, **preamble))
