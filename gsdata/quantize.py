@@ -193,6 +193,8 @@ class Codes:
         )
         for name in ("counts", "size", "background"):
             object.__setattr__(self, name, getattr(same, name))
+        if not self.quantizers:
+            raise ValueError("codes need at least one quantiser set")
         index = np.zeros(len(self.counts), np.int64) if self.quantizer_index is None else self.quantizer_index
         index = np.ascontiguousarray(index, dtype=np.int64)
         if index.shape != self.counts.shape:

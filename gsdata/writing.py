@@ -232,15 +232,14 @@ def _canonical(codes: Codes) -> Codes:
     """Gaussians in canonical order; quantiser sets that are in use, in order of their first image."""
     order = streams.sort_order(codes)
     index = np.asarray(codes.quantizer_index)
-    used = list(dict.fromkeys(index.tolist())) or [0]
-    number = np.zeros(len(codes.quantizers), np.int64)
-    number[used] = np.arange(len(used))
+    used = tuple(dict.fromkeys(codes.quantizers[i] for i in index.tolist() or [0]))
+    number = np.array([used.index(q) if q in used else -1 for q in codes.quantizers], np.int64)
     return replace(
         codes,
         means=codes.means[order],
         cholesky=codes.cholesky[order],
         colors=codes.colors[order],
-        quantizers=tuple(codes.quantizers[i] for i in used),
+        quantizers=used,
         quantizer_index=number[index],
     )
 

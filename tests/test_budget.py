@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gsdata.budget import Budget, bytes_per_image, ipc_bytes, ipc_of, plan
-from gsdata.errors import BudgetError, GsdError
+from gsdata.errors import BudgetError
 
 
 def test_ipc_one_of_cifar10() -> None:
@@ -50,8 +50,7 @@ def test_a_plan_fits_or_is_refused(
             bits_per_gaussian=bits,
             max_images_per_class=most,
         )
-    except BudgetError as error:
-        assert isinstance(error, GsdError)
+    except BudgetError:
         return
     assert found.images_per_class == (images or found.images_per_class) >= 1
     assert found.gaussians_per_image == (gaussians or found.gaussians_per_image) >= 1
