@@ -16,12 +16,26 @@ from gsdata_tools import distillation, distilling
 from gsdata_tools.distill import main
 
 ROOTS = os.pathsep.join(str(Path(__file__).parents[2] / folder) for folder in (".", "tools"))
-FAST = "--model ConvNet-D1 --batch-real 8 --fit-steps 40 --pretrain 1 2 --classes-per-step 0 --quiet".split()
+FAST = [
+    "--model",
+    "ConvNet-D1",
+    "--batch-real",
+    "8",
+    "--fit-steps",
+    "40",
+    "--pretrain",
+    "1",
+    "2",
+    "--classes-per-step",
+    "0",
+    "--quiet",
+]
 BUDGET = 4000
 
 
 @pytest.fixture(autouse=True)
-def _keep_threads():
+def _quick(monkeypatch):
+    monkeypatch.setattr(distillation, "WARMUP_STEPS", 10)
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)

@@ -37,7 +37,7 @@ def test_the_loss_is_the_distance_of_mean_features():
     for label in (0, 1):
         pixels = torch.from_numpy(real.images[real.members[label]]).permute(0, 3, 1, 2).float() / 255
         normalized = (pixels - real.mean) / real.std
-        synthetic = (closed[torch.from_numpy(LABELS == label)] - real.mean) / real.std
+        synthetic = (closed[torch.from_numpy(label == LABELS)] - real.mean) / real.std
         difference = net.embed(normalized).mean(0) - net.embed(synthetic).mean(0)
         expected += float(difference.square().sum())
     found = dm_step(0, parameters, LABELS, adam, real, net, replace(PLAIN, boundary=0.5))
@@ -78,8 +78,8 @@ def test_cross_entropy_teaches_the_class():
     parameters, adam = make_set(counts=(12, 12, 12), size=(16, 16))
     real, net = make_real(), network()
     options = replace(PLAIN, classify=5.0)
-    losses = [dm_step(i, parameters, LABELS, adam, real, net, options)["classify"] for i in range(60)]
-    assert losses[-1] < 0.85 * losses[0]
+    losses = [dm_step(i, parameters, LABELS, adam, real, net, options)["classify"] for i in range(25)]
+    assert losses[-1] < 0.93 * losses[0]
 
 
 def test_only_images_of_the_classes_in_turn_move():
@@ -95,7 +95,9 @@ def test_batch_syn_renders_at_most_so_many():
     parameters, adam = make_set(counts=(6, 7, 8), size=(16, 16))
     before = parameters.colors.clone()
     dm_step(0, parameters, np.array([0, 0, 0]), adam, make_real(classes=1), network(), replace(PLAIN, batch_syn=2))
-    moved = [not torch.equal(a, b) for a, b in zip(parameters.colors.split([6, 7, 8]), before.split([6, 7, 8]), strict=True)]
+    moved = [
+        not torch.equal(a, b) for a, b in zip(parameters.colors.split([6, 7, 8]), before.split([6, 7, 8]), strict=True)
+    ]
     assert sum(moved) == 2
 
 

@@ -17,9 +17,7 @@ CPU = torch.device("cpu")
 def make_set(counts=(5, 3, 9), channels=3, size=(12, 16), seed=0):
     draws = np.random.default_rng(seed)
     total = sum(counts)
-    cholesky = np.stack(
-        [draws.uniform(0.7, 4, total), draws.normal(0, 1, total), draws.uniform(0.7, 4, total)], axis=1
-    )
+    cholesky = np.stack([draws.uniform(0.7, 4, total), draws.normal(0, 1, total), draws.uniform(0.7, 4, total)], axis=1)
     gaussians = Gaussians(
         draws.uniform(-0.95, 0.95, (total, 2)).astype(np.float32),
         cholesky.astype(np.float32),

@@ -49,9 +49,9 @@ def set_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--bits",
         type=_bits,
-        default=(7, 5, 6, 6),
         metavar="P,S,L,C",
-        help="bits of a position's coordinate, log-scale, shear, colour channel (default: 7,5,6,6)",
+        help="bits of a position's coordinate, log-scale, shear, colour channel (default: by image size and Gaussians; "
+        "6,5,6,6 for CIFAR)",
     )
     group.add_argument(
         "--init",
@@ -115,9 +115,9 @@ def matching_options(parser: argparse.ArgumentParser) -> None:
         "--pretrain",
         type=cli.positive_int,
         nargs=2,
-        default=(3, 240),
+        default=(2, 150),
         metavar=("NETWORKS", "STEPS"),
-        help="trainings that make the snapshots (default: 3 240)",
+        help="trainings that make the snapshots (default: 2 150)",
     )
 
 

@@ -16,22 +16,27 @@ from numpy.typing import NDArray
 import gsdata
 from gsdata.augment import operations
 from gsdata.budget import Plan, ipc_bytes, plan
+from gsdata.quantize import Codes
 from gsdata.recipe import Recipe
 from gsdata_tools import cli, networks, sources
 from gsdata_tools.dm import DmOptions, RealData, dm_step
 from gsdata_tools.draws import rng
+from gsdata_tools.fit import Bits, default_bits
 from gsdata_tools.initialise import choose_real, noise_set, real_set, solid_warmup
 from gsdata_tools.learnable import LEARNING_RATES, LearnableSet, RowAdam, fill_budget
 from gsdata_tools.pretrain import confidence, pretrain, snapshot_steps
 
 FILL = (0.985, 0.995)
 """While training the coded size is kept between these parts of the budget; the closed file may use all of it."""
+SETTLE = 200.0
+"""Steps of a Gaussian after which its learning rates begin to fall."""
 WEIGH_EVERY = 50
 WARMUP_STEPS = 100
 PIXELS_PER_GAUSSIAN = 44
 """How many Gaussians planned images get: 23 at 32x32. Many coarse images train better than few fine ones."""
-BITS_PER_GAUSSIAN = 0.98
-"""Coded bits of a Gaussian as a part of its packed ones: what plans start from; the first weighing corrects it."""
+BITS_PER_GAUSSIAN = 0.84
+"""Coded bits of a Gaussian as a part of its packed ones: what plans start from; the pilot fit corrects it."""
+PILOT_IMAGES = 96
 _STEPS, _TRAININGS = 0, 1  # what random networks are drawn for
 LR, MOMENTUM, WEIGHT_DECAY, BATCH, EPOCHS = 0.01, 0.9, 5e-4, 256, 1000
 """The recipe that files name: the published one for testing distilled sets (GSDD, arXiv:2509.26219)."""
@@ -66,7 +71,7 @@ class Distillation:
         self.budget = int(
             arguments.bytes or ipc_bytes(arguments.ipc, self.classes, self.channels, self.size, arguments.convention)
         )
-        self.plan = plan_set(self.options, self.budget, self.classes, self.channels, self.size, members)
+        self.plan = self._plan(members)
         self.labels = np.repeat(np.arange(self.classes, dtype=np.int64), self.plan.images_per_class)
         mean, std = channel_statistics(self.data.images)
         self.real = RealData(self.data.images, self.data.labels, self.classes, mean, std, self.device)
@@ -87,7 +92,7 @@ class Distillation:
         self.pool: list[networks.ConvNet] = []
         self.parameters: LearnableSet
         rates = {name: rate * self.options["lr"] for name, rate in LEARNING_RATES.items()}
-        self.adam = RowAdam(rates)
+        self.adam = RowAdam(rates, settle=SETTLE)
         self.dm = DmOptions(
             seed=self.seed,
             batch_real=self.options["batch_real"],
@@ -98,6 +103,18 @@ class Distillation:
             boundary=self.options["boundary"],
             clamp=self.options["clamp"],
         )
+
+    def _plan(self, members: int) -> Plan:
+        """Images and Gaussians; where no ``--bits`` are given also those, which depend on the number of Gaussians."""
+        given = self.options["bits"]
+        self.options["bits"] = given or list(Bits())
+        made = plan_set(self.options, self.budget, self.classes, self.channels, self.size, members)
+        if not given:
+            self.options["bits"] = list(
+                default_bits(self.size, made.gaussians / (made.images_per_class * self.classes))
+            )
+            made = plan_set(self.options, self.budget, self.classes, self.channels, self.size, members)
+        return made
 
     def network(self, *key: int) -> networks.ConvNet:
         """The random network of a key, such as the iteration it is for; its parameters need no gradient."""
@@ -149,11 +166,11 @@ class Distillation:
         self.log.append({"iteration": self.iteration} | {k: float(f"{v:.6g}") for k, v in losses.items()})
         return losses
 
-    def file(self) -> bytes:
-        """The file that the set would make now."""
+    def file(self, codes: Codes | None = None, labels: NDArray[np.int64] | None = None) -> bytes:
+        """The file that the set would make now, or that other codes and labels would."""
         return gsdata.to_bytes(
-            self.parameters.codes(),
-            labels=self.labels,
+            self.parameters.codes() if codes is None else codes,
+            labels=self.labels if labels is None else labels,
             classes=self.data.classes,
             recipe=self.recipe,
             provenance=self.provenance(),
@@ -208,20 +225,26 @@ class Distillation:
             self.pool.append(network)
 
     def _first_set(self, checkpoint: cli.Checkpoint) -> LearnableSet:
-        counts = np.full(len(self.labels), self.plan.gaussians_per_image, np.int64)
-        # The plan's remainder: one Gaussian more for evenly spread images.
-        spare = max(0, min(self.plan.gaussians - int(counts.sum()), len(counts)))
-        if self.options["gaussians"] is None:
-            counts[np.linspace(0, len(counts) - 1, spare).round().astype(int)] += 1
+        wanted = self.plan.gaussians
+        if self.options["gaussians"] is not None:
+            wanted = self.plan.gaussians_per_image * len(self.labels)
+        counts = spread(wanted, len(self.labels))
         bits = self.options["bits"]
         if self.options["init"] == "real":
-            chosen = self._chosen(checkpoint)
-            with cli.Progress(len(chosen), "first set", self.arguments.quiet) as progress:
+            images = self.data.images[self._chosen(checkpoint)]
+            fit_steps = self.options["fit_steps"]
+            # A few images say how many bits a Gaussian really takes.
+            few = np.unique(np.linspace(0, len(images) - 1, PILOT_IMAGES).round().astype(np.int64))
+            pilot = real_set(images[few], counts[few], bits, fit_steps, self.seed, self.device)
+            fixed = len(self.file(empty_codes(pilot.codes()), np.zeros(0, np.int64)))
+            each = (len(self.file(pilot.codes(), self.labels[few])) - fixed) / max(1, pilot.num_gaussians)
+            counts = spread(int((sum(FILL) / 2 * self.budget - fixed) / each), len(images))
+            with cli.Progress(len(images), "first set", self.arguments.quiet) as progress:
                 return real_set(
-                    self.data.images[chosen],
+                    images,
                     counts,
                     bits,
-                    self.options["fit_steps"],
+                    fit_steps,
                     self.seed,
                     self.device,
                     store=checkpoint,
@@ -268,7 +291,11 @@ def resolved(arguments: argparse.Namespace) -> dict[str, Any]:
     names = ["limit", "images_per_class", "gaussians", "bits", "init", "choose", "fit_steps", "batch_real", "batch_syn"]
     names += ["classes_per_step", "lr", "boundary", "networks", "classify", "pretrain", "seed"]
     options = {name: getattr(arguments, name) for name in names}
-    options |= {"bits": list(options["bits"]), "pretrain": list(options["pretrain"]), "clamp": not arguments.no_clamp}
+    options |= {
+        "bits": options["bits"] and list(options["bits"]),
+        "pretrain": list(options["pretrain"]),
+        "clamp": not arguments.no_clamp,
+    }
     try:
         listed = operations(arguments.augment)
     except ValueError as error:
@@ -321,6 +348,17 @@ def plan_set(
             f"{100 * expected / made.gaussians:.0f} % of {budget} bytes; {enough}, or give fewer bytes"
         )
     return made
+
+
+def spread(total: int, images: int) -> NDArray[np.int64]:
+    """(images,) counts that sum to ``total`` (at least one each) and differ by at most one, evenly mixed."""
+    edges = np.arange(images + 1) * max(total, images) // images
+    return np.diff(edges).astype(np.int64)
+
+
+def empty_codes(codes: Codes) -> Codes:
+    """The same without images."""
+    return codes.select(np.zeros(0, np.int64))
 
 
 def channel_statistics(images: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -7,6 +7,7 @@ may change between steps: ``prune`` and ``split`` keep the coded size inside the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -20,7 +21,7 @@ from gsdata.quantize import Codes, QuantizerSet, quantize
 
 Leaves: TypeAlias = dict[str, torch.Tensor]
 
-LEARNING_RATES = {"means": 0.002, "log_scales": 0.01, "shear": 0.02, "colors": 0.004, "opacities": 0.004}
+LEARNING_RATES = {"means": 0.004, "log_scales": 0.02, "shear": 0.04, "colors": 0.008, "opacities": 0.008}
 """Adam's step size for each attribute, in its own unit ([-1, 1], octaves, pixels, value); ``--lr`` multiplies them."""
 
 EDGE = 0.999
@@ -153,12 +154,14 @@ class RowAdam:
     """Adam (Kingma and Ba 2015) whose moments and step counts belong to rows.
 
     A step moves the rows it is given and no others: images that were not rendered keep still, instead of coasting on
-    momentum, and a row's bias correction counts its own steps.
+    momentum, and a row's bias correction counts its own steps. A row's rate falls as 1 / sqrt(1 + t / settle) with its own
+    steps t: a schedule that need not know how many will follow.
     """
 
     rates: Mapping[str, float]
     betas: tuple[float, float] = (0.9, 0.99)
     epsilon: float = 1e-10
+    settle: float = math.inf
     first: dict[str, torch.Tensor] = field(default_factory=dict)
     second: dict[str, torch.Tensor] = field(default_factory=dict)
     steps: torch.Tensor | None = None
@@ -177,6 +180,7 @@ class RowAdam:
         count = self.steps[rows] + 1.0
         self.steps[rows] = count
         one, two = self.betas
+        slower = (1.0 + (count - 1.0) / self.settle).rsqrt()
         for name, rate in self.rates.items():
             gradient = leaves[name].grad
             if gradient is None or rate == 0.0:
@@ -185,7 +189,7 @@ class RowAdam:
             second = self.second[name][rows].lerp(gradient.square(), 1.0 - two)
             self.first[name][rows], self.second[name][rows] = first, second
             unbiased = (second / (1.0 - two**count)).sqrt_().add_(self.epsilon)
-            getattr(parameters, name)[rows] -= rate * (first / (1.0 - one**count)) / unbiased
+            getattr(parameters, name)[rows] -= rate * slower * (first / (1.0 - one**count)) / unbiased
 
     def take(self, rows: torch.Tensor, fresh: torch.Tensor) -> None:
         """Follow a change of rows: row k is the former row ``rows[k]``; where ``fresh`` is set it starts from zero."""
