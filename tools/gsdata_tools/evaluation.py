@@ -24,8 +24,8 @@ from gsdata_tools.train import Normalization, Protocol, TrainingSet, accuracy, s
 from gsdata_tools.usage import UsageError
 
 SCHEMA = "gsdata-eval-1"
-SEARCH_STEPS = 200
-"""Most steps of the trainings that choose a baseline's setting; final runs train as long as the file's."""
+SEARCH_STEPS = (50, 200)
+"""The trainings that choose a baseline's setting make a third of the steps of the file's, but within these bounds."""
 
 
 class _TimeUp(Exception):  # noqa: N818 (it is no error: what is finished is reported)
@@ -99,7 +99,7 @@ class Evaluation:
             name: checkpoint.load(name)[1] for name in (checkpoint.names() if checkpoint.resuming else [])
         }
         self.steps = plan.protocol.total_steps(len(file))
-        self.search_steps = min(self.steps, SEARCH_STEPS)
+        self.search_steps = min(self.steps, max(SEARCH_STEPS[0], min(SEARCH_STEPS[1], self.steps // 3)))
         self.complete = False
         self._done = 0
         self._progress: cli.Progress | None = None
