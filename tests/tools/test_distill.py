@@ -149,6 +149,7 @@ def test_bytes_depend_on_the_seed_and_not_on_when_checkpoints_are_made(data, tmp
         (("--augment", "dsa:color_twirl"), BUDGET, "twirl"),
         (("--model", "ConvNet-D6"), BUDGET, "too few"),
         (("--model", "LeNet"), BUDGET, "LeNet"),
+        (("--networks", "random", "--classify", "1"), BUDGET, "--networks trained"),
     ],
 )
 def test_impossible_requests_come_before_any_work(data, tmp_path, monkeypatch, capsys, options, budget, says):
@@ -186,3 +187,16 @@ def test_statistics_are_those_of_the_pixels():
     np.testing.assert_allclose(mean, values.mean(axis=0), atol=6e-5)
     np.testing.assert_allclose(std, values.std(axis=0), atol=6e-5)
     assert distillation.channel_statistics(np.zeros((1, 2, 2, 1), np.uint8)) == ((0.0,), (0.01,))
+
+
+def test_header_and_tables_of_a_cifar_sized_file_are_small(data, tmp_path):
+    out = tmp_path / "x.gsd"
+    assert dm(data, out, "--images-per-class", "2", iterations=1) == 0
+    with gsdata.open(out) as file:
+        table = file.byte_table()
+        command = file.provenance["command"]
+    assert table.overhead + table.index < 1450  # all that is no picture; it must not grow
+    for said in ("--boundary 0.1", "--classify 5", "--pretrain 1 2", "--seed 0", "--bits 8,5,6,6"):
+        assert said in command
+    for never in (str(tmp_path), "force", "time-limit", "resume"):
+        assert never not in command

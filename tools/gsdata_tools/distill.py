@@ -72,7 +72,7 @@ def set_options(parser: argparse.ArgumentParser) -> None:
 def matching_options(parser: argparse.ArgumentParser) -> None:
     """Options of methods that compare real with synthetic batches."""
     group = parser.add_argument_group("the method")
-    group.add_argument("--iterations", type=cli.nonnegative_int, default=2000, metavar="N", help="steps to make")
+    group.add_argument("--iterations", type=cli.nonnegative_int, default=4000, metavar="N", help="steps to make")
     group.add_argument("--model", default="ConvNet-D3", metavar="NAME", help="network to match with")
     group.add_argument(
         "--batch-real", type=cli.positive_int, default=256, metavar="N", help="real images per class and step"
@@ -107,17 +107,17 @@ def matching_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--classify",
         type=_unit,
-        default=0.0,
         metavar="X",
-        help="weight of the networks' cross-entropy on the synthetic images; 0 (published) for none",
+        help="weight of the trained networks' cross-entropy on the synthetic images; 0 for none, as published "
+        "(default: 5, and 0 with --networks random)",
     )
     group.add_argument(
         "--pretrain",
         type=cli.positive_int,
         nargs=2,
-        default=(2, 150),
+        default=(3, 150),
         metavar=("NETWORKS", "STEPS"),
-        help="trainings that make the snapshots (default: 2 150)",
+        help="trainings that make the snapshots (default: 3 150)",
     )
 
 

@@ -36,7 +36,10 @@ PIXELS_PER_GAUSSIAN = 44
 """How many Gaussians planned images get: 23 at 32x32. Many coarse images train better than few fine ones."""
 BITS_PER_GAUSSIAN = 0.84
 """Coded bits of a Gaussian as a part of its packed ones: what plans start from; the pilot fit corrects it."""
+CHUNK_IMAGES = 4096  # such small sets are read whole, and fewer chunks leave more bytes for pictures
 PILOT_IMAGES = 96
+CLASSIFY = 5.0
+"""Default weight of the cross-entropy term."""
 _STEPS, _TRAININGS = 0, 1  # what random networks are drawn for
 LR, MOMENTUM, WEIGHT_DECAY, BATCH, EPOCHS = 0.01, 0.9, 5e-4, 256, 1000
 """The recipe that files name: the published one for testing distilled sets (GSDD, arXiv:2509.26219)."""
@@ -174,23 +177,21 @@ class Distillation:
             classes=self.data.classes,
             recipe=self.recipe,
             provenance=self.provenance(),
+            chunk_images=CHUNK_IMAGES,
         )
 
     def provenance(self) -> dict[str, Any]:
         """Where the file comes from; nothing of the machine, the clock or the output's name."""
         return {
-            "command": f"gsd-distill {self.arguments.method}",
+            "command": f"gsd-distill {self.arguments.method} {resolved_text(self.options)}",
             "source": {
                 "name": self.data.name,
                 "split": self.data.split,
-                "sha256": self.data.digest,
-                "images": len(self.data.images),
+                "digest": self.data.digest[:32],
             },
             "real_init": self.options["init"] == "real",
             "iterations": self.iteration,
-            "images_per_class": self.plan.images_per_class,
             "versions": cli.record_versions(),
-            "options": self.options,
         }
 
     def fill(self, low: float, high: float) -> int:
@@ -296,6 +297,10 @@ def resolved(arguments: argparse.Namespace) -> dict[str, Any]:
         "pretrain": list(options["pretrain"]),
         "clamp": not arguments.no_clamp,
     }
+    trained = options["networks"] == "trained"
+    if options["classify"] and not trained:
+        raise cli.UsageError("--classify needs networks that know the classes: --networks trained")
+    options["classify"] = (CLASSIFY if trained else 0.0) if options["classify"] is None else options["classify"]
     try:
         listed = operations(arguments.augment)
     except ValueError as error:
@@ -303,6 +308,27 @@ def resolved(arguments: argparse.Namespace) -> dict[str, Any]:
     options["augment"] = f"dsa:{'_'.join(listed)}" if listed else "none"
     options["model"] = networks.canonical_name(arguments.model)
     return options
+
+
+def resolved_text(options: dict[str, Any]) -> str:
+    """The resolved options as a command line says them, in alphabetical order: short, because the header is in the budget.
+
+    The recipe names the network and the augmentation; budget, images and Gaussians can be read from the file.
+    """
+    said = {name: value for name, value in options.items() if value is not None and name not in ("augment", "model")}
+    words = []
+    for name in sorted(said):
+        value = said[name]
+        dashed = name.replace("_", "-")
+        if name == "clamp":
+            words += [] if value else ["--no-clamp"]
+        elif name == "pretrain":
+            words.append(f"--{dashed} {value[0]} {value[1]}")
+        elif name == "bits":
+            words.append(f"--{dashed} {','.join(map(str, value))}")
+        else:
+            words.append(f"--{dashed} {value:g}" if isinstance(value, float) else f"--{dashed} {value}")
+    return " ".join(words)
 
 
 def plan_set(
