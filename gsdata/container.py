@@ -1,6 +1,6 @@
 """The container: bytes <-> named, checksummed sections. It knows nothing of Gaussians (FORMAT.md, "Container").
 
-    preamble (36 bytes) | header (canonical msgpack) | section table (28 bytes each) | sections, without holes
+    preamble (36 bytes) | header (canonical msgpack, zstd) | section table (28 bytes each) | sections, without holes
 
 Reading is two steps, so that nothing is allocated on a stranger's word: ``read_container`` checks the structure and the
 checksum of everything before the sections; ``Container.read`` checks one section's stored bytes, then the size that its
@@ -32,6 +32,7 @@ CRC = struct.Struct("<I")
 PREAMBLE_SIZE = PREAMBLE.size + CRC.size
 SECTION = struct.Struct("<HBBIIIIQ")  # stream, codec, zero, chunk, stored size, raw size, crc of stored bytes, offset
 STORED, ZSTD = 0, 1
+FLAG_HEADER_ZSTD = 1
 CODEC_NAMES = {STORED: "stored", ZSTD: "zstd"}
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
@@ -131,7 +132,7 @@ class Container:
     Attributes:
         source: where the sections are read from.
         version: (major, minor).
-        header: the parsed header; header_bytes: as it is stored.
+        header: the parsed header; header_bytes: in its canonical form; header_size: bytes it takes in the file.
         names: names of the streams, which the table refers to by number.
         table: the section table, checked, as a structured array: ``stream``, ``codec``, ``chunk``, ``stored``,
             ``raw``, ``crc``, ``offset``.
@@ -141,6 +142,7 @@ class Container:
     version: tuple[int, int]
     header: dict[str, Any]
     header_bytes: bytes
+    header_size: int
     names: tuple[str, ...]
     table: NDArray[np.void]
 
@@ -224,7 +226,7 @@ def write_container(header: Mapping[str, Any], streams: Sequence[tuple[str, int,
     Args:
         header: becomes canonical msgpack; its ``streams`` lists the stream names in their order.
         streams: (stream name, chunk number, raw bytes); sorted here by chunk, then by the order of the names.
-        level: zstd level; a section that zstd does not shrink is stored as it is.
+        level: zstd level; what zstd does not shrink is stored as it is, and at level 0 everything is.
 
     Raises:
         LimitError: the header, a section or their number exceeds the limits of the format.
@@ -239,6 +241,13 @@ def write_container(header: Mapping[str, Any], streams: Sequence[tuple[str, int,
     if len(streams) > MAX_SECTIONS:
         raise LimitError(f"{len(streams)} sections, the limit is {MAX_SECTIONS}; use larger chunks")
     compressor = zstandard.ZstdCompressor(level=level, write_checksum=False, write_content_size=True, threads=0)
+
+    def smallest(raw: bytes) -> tuple[int, bytes]:
+        packed = compressor.compress(raw) if level else raw
+        return (ZSTD, packed) if len(packed) < len(raw) else (STORED, raw)
+
+    codec, header_bytes = smallest(header_bytes)
+    flags = FLAG_HEADER_ZSTD if codec == ZSTD else 0
     offset = PREAMBLE_SIZE + len(header_bytes) + SECTION.size * len(streams)
     table, payload = bytearray(), []
     for name, chunk, raw in sorted(streams, key=lambda item: (item[1], names.index(item[0]))):
@@ -246,12 +255,11 @@ def write_container(header: Mapping[str, Any], streams: Sequence[tuple[str, int,
             raise LimitError(
                 f"chunk {chunk} of {name!r} has {len(raw)} bytes, the limit is {MAX_RAW}; use smaller chunks"
             )
-        packed = compressor.compress(raw)
-        codec, stored = (ZSTD, packed) if len(packed) < len(raw) else (STORED, raw)
+        codec, stored = smallest(raw)
         table += SECTION.pack(names.index(name), codec, 0, chunk, len(stored), len(raw), zlib.crc32(stored), offset)
         payload.append(stored)
         offset += len(stored)
-    preamble = PREAMBLE.pack(MAGIC, *VERSION, 0, len(header_bytes), len(streams), offset)
+    preamble = PREAMBLE.pack(MAGIC, *VERSION, flags, len(header_bytes), len(streams), offset)
     crc = zlib.crc32(bytes(table), zlib.crc32(header_bytes, zlib.crc32(preamble)))
     return b"".join([preamble, CRC.pack(crc), header_bytes, bytes(table), *payload])
 
@@ -284,8 +292,8 @@ def read_container(source: Source) -> Container:
         raise FormatError(
             f"{name}: {state}: {source.size} bytes found, {file_length} expected (offset 24); get it again"
         )
-    if flags:
-        raise FormatError(f"{name}: flags at offset 12 must be 0, found {flags:#x}")
+    if flags & ~FLAG_HEADER_ZSTD:
+        raise FormatError(f"{name}: flags at offset 12 must be 0 or {FLAG_HEADER_ZSTD}, found {flags:#x}")
     if header_length > MAX_HEADER:
         raise LimitError(f"{name}: header of {header_length} bytes at offset 16, the limit is {MAX_HEADER}")
     if section_count > MAX_SECTIONS:
@@ -303,8 +311,9 @@ def read_container(source: Source) -> Container:
             f"{name}: checksum of preamble, header and table is {found:08x}, {expected:08x} expected (offset {PREAMBLE.size}); "
             "the file is damaged, get it again"
         )
+    header_bytes = _header_bytes(body[:header_length], flags, f"{name}: header at offset {PREAMBLE_SIZE}")
     try:
-        header = canonical.decode(body[:header_length])
+        header = canonical.decode(header_bytes)
     except FormatError as error:
         raise type(error)(f"{name}: {error} (header starts at offset {PREAMBLE_SIZE})") from None
     names = header.get("streams")
@@ -312,7 +321,22 @@ def read_container(source: Source) -> Container:
         raise FormatError(f"{name}: the header's 'streams' must be a list of different names")
     table = np.frombuffer(body, _TABLE, section_count, header_length)
     _check_table(table, len(names), PREAMBLE_SIZE + header_length, file_length, name)
-    return Container(source, (major, minor), header, body[:header_length], tuple(names), table)
+    return Container(source, (major, minor), header, header_bytes, header_length, tuple(names), table)
+
+
+def _header_bytes(stored: bytes, flags: int, where: str) -> bytes:
+    """The canonical header, decompressed where the flag says so: its size is checked before it is allocated."""
+    if not flags & FLAG_HEADER_ZSTD:
+        return stored
+    try:
+        size = zstandard.frame_content_size(stored)
+    except zstandard.ZstdError as error:
+        raise FormatError(f"{where}: not a zstd frame: {error}") from None
+    if size > MAX_HEADER:
+        raise LimitError(f"{where}: {size} bytes when decoded, the limit is {MAX_HEADER}")
+    if size <= len(stored):
+        raise FormatError(f"{where}: zstd must shrink it, yet {len(stored)} stored and {size} decoded bytes")
+    return _decompress(stored, size, where)
 
 
 def _check_table(table: NDArray[np.void], streams: int, start: int, file_length: int, name: str) -> None:

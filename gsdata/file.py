@@ -171,7 +171,7 @@ class GsdFile:
             payload=int(stored.sum()) - int(stored[labels].sum()) - optional,
             labels=int(stored[labels].sum()),
             index=SECTION.size * len(table),
-            overhead=PREAMBLE_SIZE + len(self._container.header_bytes) + optional,
+            overhead=PREAMBLE_SIZE + self._container.header_size + optional,
         )
 
     def read_optional(self, name: str) -> bytes:

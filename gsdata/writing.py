@@ -53,7 +53,7 @@ def to_bytes(
         provenance: where it came from; plain values only.
         metadata: anything else; plain values only.
         chunk_images: most images of a chunk, 1 to 65,536; a chunk also ends at 1 MiB of raw streams.
-        level: zstd level, 1 to 22.
+        level: zstd level, 1 to 22; 0 stores everything as it is.
         optional_sections: further sections by name (``vendor.name``), which readers skip and keep.
 
     Raises:

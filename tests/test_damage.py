@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 
 import gsdata
 from files import frame, make_codes, put_together, take_apart
+from gsdata import canonical
+from gsdata.container import MAX_HEADER
 from gsdata.errors import ChecksumError, FormatError, GsdError, LimitError, VersionError
 
 MIB = 1 << 20
@@ -422,7 +424,8 @@ def test_table_rules(change: Callable[[list[list[int]]], None], message: str) ->
     [
         ({"major": 1}, VersionError, r"version 1\.1 .* knows 0\.1"),
         ({"minor": 2}, VersionError, r"version 0\.2 .* knows 0\.1"),
-        ({"flags": 1}, FormatError, "flags"),
+        ({"flags": 2}, FormatError, "flags"),
+        ({"flags": 1}, FormatError, "header at offset 36: not a zstd frame"),
         ({"header_length": 2**32 - 1}, LimitError, "header of 4294967295 bytes"),
         ({"header_length": 10**6}, FormatError, "after the file's"),
         ({"header_length": 0}, ChecksumError, "checksum"),
@@ -436,3 +439,38 @@ def test_preamble_rules(preamble: dict[str, int], error: type[GsdError], message
     header, sections = HEADERS[0]
     with pytest.raises(error, match=message):
         gsdata.open(put_together(header, sections, **preamble))
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda packed: frame(bytes(MAX_HEADER + 1)), LimitError, "bytes when decoded, the limit is"),
+        (lambda packed: frame(packed, write_checksum=True), FormatError, "no checksum"),
+        (lambda packed: frame(packed, write_content_size=False), FormatError, "zstd must shrink it|must declare"),
+        (lambda packed: frame(packed) + b"x", FormatError, "header at offset 36"),
+        (lambda packed: frame(packed)[:-1], FormatError, "header at offset 36"),
+        (lambda packed: frame(bytes(range(256))), FormatError, "zstd must shrink it"),
+        (lambda packed: b"\x50\x2a\x4d\x18\x04\x00\x00\x00abcd", FormatError, "header at offset 36"),
+        (lambda packed: frame(bytes(len(packed))), FormatError, "header"),
+    ],
+)
+def test_compressed_header_rules(make: Callable[[bytes], bytes], error: type[GsdError], message: str) -> None:
+    header, sections = HEADERS[0]
+    packed = canonical.encode(header)
+    good = gsdata.open(put_together(frame(packed), sections, flags=1))
+    good.verify()
+    assert good.content_id == gsdata.open(put_together(packed, sections)).content_id
+    tracemalloc.start()
+    try:
+        with pytest.raises(error, match=message):
+            gsdata.open(put_together(make(packed), sections, flags=1))
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@given(st.binary(max_size=64), st.integers(0, 2000), st.integers(0, 64))
+def test_compressed_header_bytes_of_a_hostile_writer(junk: bytes, position: int, length: int) -> None:
+    header, sections = HEADERS[0]
+    packed = frame(canonical.encode(header))
+    good_or_refused(put_together(packed[:position] + junk + packed[position + length :], sections, flags=1))

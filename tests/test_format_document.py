@@ -39,7 +39,7 @@ def worked_example() -> bytes:
         size=(2, 3),
         quantizers=(quantizers,),
     )
-    return gsdata.to_bytes(codes)
+    return gsdata.to_bytes(codes, level=0)
 
 
 def hex_dump(data: bytes) -> str:
@@ -159,10 +159,13 @@ def bits_of(n: int) -> int:
 
 def read_like_the_document(data: bytes) -> dict[str, Any]:
     magic, major, minor, flags, header_length, count, length, crc = struct.unpack_from("<8sHHIIIQI", data)
-    assert (magic, major, minor, flags, length) == (b"\x89GSD\r\n\x1a\n", 0, 1, 0, len(data))
+    assert (magic, major, minor, length) == (b"\x89GSD\r\n\x1a\n", 0, 1, len(data))
+    assert flags in (0, 1)
     start = 36 + header_length + 28 * count
     assert zlib.crc32(data[36:start], zlib.crc32(data[:32])) == crc
-    head = msgpack.unpackb(data[36 : 36 + header_length])
+    packed = data[36 : 36 + header_length]
+    packed = zstandard.decompress(packed) if flags else packed
+    head = msgpack.unpackb(packed)
     raw: dict[tuple[int, str], bytes] = {}
     end = start
     for entry in struct.iter_unpack("<HBBIIIIQ", data[36 + header_length : start]):
@@ -175,7 +178,7 @@ def read_like_the_document(data: bytes) -> dict[str, Any]:
     assert end == len(data)
 
     channels, classes, layout = head["gaussians"]["channels"], head["class_count"], head["labels"]
-    digest = hashlib.sha256(data[36 : 36 + header_length])
+    digest = hashlib.sha256(packed)
     images: list[list[tuple[int, ...]]] = []
     labels: list[Any] = []
     for chunk, (of_chunk, total, number) in enumerate(
