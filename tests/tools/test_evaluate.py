@@ -291,3 +291,23 @@ def test_help_needs_neither_torch_nor_numba() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "--baselines" in done.stdout
+
+
+@pytest.mark.data("cifar10")
+def test_cifar10_end_to_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gsdata_tools.fit import fit_images
+    from gsdata_tools.sources import load
+
+    monkeypatch.setattr("gsdata_tools.baselines.QUALITIES", {"webp": (10,), "jpeg": (10,)})
+    real = load("cifar10", split="train", limit=20, balanced_seed=0)
+    path = tmp_path / "c.gsd"
+    codes = fit_images(real.images, 22, steps=40, sweeps=0).codes
+    gsdata.save(path, codes, labels=real.labels, classes=real.classes)
+    words = (path, "--data", "cifar10", "--seeds", 1, "--steps", 2, "--limit", 50, "--baselines", "webp")
+    report = result_of(capsys, *words)
+    assert report["model"] == "ConvNet-D3"
+    assert report["test"]["images"] == 50
+    webp = report["baselines"]["webp"]
+    assert 0.9 * report["bytes_total"] < webp["bytes_total"] <= report["bytes_total"]

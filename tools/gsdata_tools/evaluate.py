@@ -225,7 +225,10 @@ def _show(result: dict[str, Any]) -> None:
     for name, found in result["baselines"].items():
         setting = next((f"{key} {found[key]}" for key in ("quality", "gaussians") if found.get(key) is not None), "")
         lines.append(_row(f"{name} {setting}".strip(), found["bytes_total"], found["images"], found["accuracy"]))
-    lines += ["", f"accuracy: mean and sample standard deviation over {result['seeds']} seeds, per cent"]
+    several = (
+        f": mean ± sample standard deviation of {result['seeds']} seeds" if result["seeds"] > 1 else " of one seed"
+    )
+    lines += ["", f"accuracy in per cent{several}"]
     if not result["complete"]:
         lines.append("not complete: the time limit came first")
     show("\n".join(lines))
