@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -12,6 +13,13 @@ from hypothesis import settings
 settings.register_profile("default", deadline=None, print_blob=True)
 settings.register_profile("ci", parent=settings.get_profile("default"), derandomize=True, database=None)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+# Numba's cache does not notice when a function that a kernel calls changes in another file: sources with other kernels get
+# a cache of their own. Set before any test imports numba; processes that tests start inherit it.
+_ROOT = Path(__file__).parents[1]
+_KERNELS = sorted([*_ROOT.glob("gsdata/kernels/*.py"), *_ROOT.glob("tools/gsdata_tools/*kernels.py")])
+_DIGEST = hashlib.sha256(b"".join(path.read_bytes() for path in _KERNELS)).hexdigest()[:12]
+os.environ.setdefault("NUMBA_CACHE_DIR", str(_ROOT / ".pytest_cache" / f"numba-{_DIGEST}"))
 
 _HINTS = {
     "data": "set GSDATA_DATA to a folder with cifar-10-batches-bin/, mnist/ or imagenette-128/ to run them",

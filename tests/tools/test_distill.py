@@ -195,7 +195,8 @@ def test_header_and_tables_of_a_cifar_sized_file_are_small(data, tmp_path):
     with gsdata.open(out) as file:
         table = file.byte_table()
         command = file.provenance["command"]
-    assert table.overhead + table.index < 1450  # all that is no picture; it must not grow
+    # All that is no picture, in a set whose images have 12x12 pixels as in any other: 1 % of CIFAR-10 at IPC 1.
+    assert table.overhead + table.index < 0.01 * 122_880
     for said in ("--boundary 0.1", "--classify 5", "--pretrain 1 2", "--seed 0", "--bits 8,5,6,6"):
         assert said in command
     for never in (str(tmp_path), "force", "time-limit", "resume"):

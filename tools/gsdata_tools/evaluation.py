@@ -23,7 +23,7 @@ from gsdata_tools.sources import ImageSet
 from gsdata_tools.train import Normalization, Protocol, TrainingSet, accuracy, seconds_per_step, train
 from gsdata_tools.usage import UsageError
 
-SCHEMA = "gsdata-eval-1"
+SCHEMA = "gsd-eval/1"
 SEARCH_STEPS = (30, 200)
 """The trainings that choose a baseline's setting make a third of the steps of the file's, but within these bounds."""
 
