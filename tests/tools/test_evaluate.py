@@ -85,7 +85,7 @@ def test_a_file_trains_a_network_and_the_report_is_complete(
     )
     assert json.loads(out.read_text()) == report
     assert not out.with_suffix(".ckpt").exists()
-    assert report["schema"] == "gsdata-eval-1"
+    assert report["schema"] == "gsd-eval/1"
     assert report["file"] == str(gsd)
     assert report["bytes_total"] == gsd.stat().st_size
     with gsdata.open(gsd) as file:
