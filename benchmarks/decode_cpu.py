@@ -20,7 +20,6 @@ import argparse
 import io
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -31,13 +30,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
-import PIL
 import torch
 from PIL import Image
 
 import gsdata
+from environment import hardware, versions
 from gsdata.gaussians import Gaussians
 
 SEED = 0
@@ -255,13 +253,6 @@ def jpeg_files(batch: Gaussians) -> list[bytes]:
     return files
 
 
-def hardware() -> dict[str, Any]:
-    """What this ran on."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return {"cpu": names[0] if names else platform.processor(), "cpus": os.cpu_count(), "machine": platform.machine()}
-
-
 def main() -> None:
     """Measure, print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -296,14 +287,7 @@ def main() -> None:
         },
         "seed": SEED,
         "largest_difference": difference,
-        "versions": {
-            "python": platform.python_version(),
-            "gsdata": gsdata.__version__,
-            "numpy": np.__version__,
-            "numba": numba.__version__,
-            "torch": torch.__version__,
-            "pillow": PIL.__version__,
-        },
+        "versions": versions(),
         "hardware": hardware(),
         "load_average_before": load_before,
         "measurements": [measure(batch, threads, arguments.rounds, files) for threads in arguments.threads],
