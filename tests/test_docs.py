@@ -22,11 +22,12 @@ DOCUMENTS = [*sorted(ROOT.glob("[A-Z]*.md")), *sorted((ROOT / "docs").glob("*.md
 COMMANDS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 # What each command gets in addition, so that it does everything that is documented but little of it.
 LESS = {
-    "gsd-encode": ["--limit", "20", "--steps", "20"],
-    "gsd-distill": ["--limit", "200", "--iterations", "2"],
-    "gsd-eval": ["--steps", "3", "--limit", "100"],
-    "gsd-inspect": [],
+    "gsd-encode": "--limit 20 --steps 30",
+    "gsd-distill": "--model ConvNet-D1 --limit 60 --iterations 2 --fit-steps 20 --pretrain 1 1 --batch-real 6",
+    "gsd-eval": "--model ConvNet-D1 --steps 1 --seeds 1 --limit 20",
+    "gsd-inspect": "",
 }
+SMALLER = {"--ipc 1": "--bytes 3000"}
 
 
 def blocks(document: Path) -> Iterator[tuple[str, str]]:
@@ -38,6 +39,8 @@ def blocks(document: Path) -> Iterator[tuple[str, str]]:
 def shell_lines(text: str) -> Iterator[list[str]]:
     """The words of each command; a line that ends in a backslash goes on."""
     for line in text.replace("\\\n", " ").splitlines():
+        for large, small in SMALLER.items():
+            line = line.replace(large, small)
         if words := shlex.split(line, comments=True):
             yield words
 
@@ -45,7 +48,7 @@ def shell_lines(text: str) -> Iterator[list[str]]:
 def run_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
     module, _, function = COMMANDS[words[0]].partition(":")
     monkeypatch.setattr(sys, "argv", [words[0]])
-    return getattr(importlib.import_module(module), function)([*words[1:], *LESS[words[0]]])
+    return getattr(importlib.import_module(module), function)([*words[1:], *LESS[words[0]].split()])
 
 
 def a_file(path: Path) -> None:

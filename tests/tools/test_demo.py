@@ -62,13 +62,15 @@ def test_the_whole_demo_twice_over_the_same_folder(tmp_path, capsys):
     folder = tmp_path / "demo"
     for _ in range(2):
         assert demo.main([str(folder)]) == 0
-    shown = capsys.readouterr().out
+    assert str(folder) in capsys.readouterr().out
     assert 0.98 * 31_360 <= (folder / "digits.gsd").stat().st_size <= 31_360
     with gsdata.open(folder / "digits.gsd") as file:
         file.verify()
         assert file.size == (28, 28)
         assert sorted(set(file.labels.tolist())) == list(range(10))
     assert (folder / "digits-sheet.png").read_bytes().startswith(b"\x89PNG")
-    assert json.loads((folder / "digits.json").read_text())
-    for name in ("random-gsd", "webp", "jpeg", str(folder)):
-        assert name in shown
+    found = json.loads((folder / "digits-eval.json").read_text())
+    assert set(found["baselines"]) == {"random-gsd", "webp", "jpeg"}
+    for entry in (found, *found["baselines"].values()):
+        assert entry["bytes_total"] <= found["bytes_total"] <= 31_360
+        assert entry["accuracy"]["mean"] > 80
