@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import gsdata
-from gsdata_tools import distillation, distilling
+from gsdata_tools import distill_plan, distillation, distilling
 from gsdata_tools.distill import main
 
 ROOTS = os.pathsep.join(str(Path(__file__).parents[2] / folder) for folder in (".", "tools"))
@@ -182,11 +182,11 @@ def test_help_needs_no_torch():
 
 def test_statistics_are_those_of_the_pixels():
     images = np.random.default_rng(0).integers(0, 256, (5, 4, 6, 3)).astype(np.uint8)
-    mean, std = distillation.channel_statistics(images)
+    mean, std = distill_plan.channel_statistics(images)
     values = images.reshape(-1, 3) / 255
     np.testing.assert_allclose(mean, values.mean(axis=0), atol=6e-5)
     np.testing.assert_allclose(std, values.std(axis=0), atol=6e-5)
-    assert distillation.channel_statistics(np.zeros((1, 2, 2, 1), np.uint8)) == ((0.0,), (0.01,))
+    assert distill_plan.channel_statistics(np.zeros((1, 2, 2, 1), np.uint8)) == ((0.0,), (0.01,))
 
 
 def test_header_and_tables_of_a_cifar_sized_file_are_small(data, tmp_path):

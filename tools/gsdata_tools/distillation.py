@@ -15,10 +15,19 @@ from numpy.typing import NDArray
 
 import gsdata
 from gsdata.augment import operations
-from gsdata.budget import Plan, ipc_bytes, plan
+from gsdata.budget import Plan, ipc_bytes
 from gsdata.quantize import Codes
 from gsdata.recipe import Recipe
 from gsdata_tools import cli, networks, sources
+from gsdata_tools.distill_plan import (
+    channel_statistics,
+    empty_codes,
+    plan_set,
+    resolved,
+    resolved_text,
+    smallest_class,
+    spread,
+)
 from gsdata_tools.dm import DmOptions, RealData, dm_step
 from gsdata_tools.draws import rng
 from gsdata_tools.fit import Bits, default_bits
@@ -32,14 +41,8 @@ SETTLE = 200.0
 """Steps of a Gaussian after which its learning rates begin to fall."""
 WEIGH_EVERY = 50
 WARMUP_STEPS = 100
-PIXELS_PER_GAUSSIAN = 44
-"""How many Gaussians planned images get: 23 at 32x32. Many coarse images train better than few fine ones."""
-BITS_PER_GAUSSIAN = 0.84
-"""Coded bits of a Gaussian as a part of its packed ones: what plans start from; the pilot fit corrects it."""
 CHUNK_IMAGES = 4096  # such small sets are read whole, and fewer chunks leave more bytes for pictures
 PILOT_IMAGES = 96
-CLASSIFY = 5.0
-"""Default weight of the cross-entropy term."""
 _STEPS, _TRAININGS = 0, 1  # what random networks are drawn for
 LR, MOMENTUM, WEIGHT_DECAY, BATCH, EPOCHS = 0.01, 0.9, 5e-4, 256, 1000
 """The recipe that files name: the published one for testing distilled sets (GSDD, arXiv:2509.26219)."""
@@ -67,7 +70,7 @@ class Distillation:
             size=arguments.size,
             balanced_seed=self.seed if arguments.limit else None,
         )
-        members = _smallest_class(self.data)
+        members = smallest_class(self.data)
         height, width, self.channels = self.data.images.shape[1:]
         self.size = (int(height), int(width))
         self.classes = len(self.data.classes)
@@ -281,137 +284,6 @@ class Distillation:
         )
         checkpoint.save("chosen", {"indices": chosen})
         return chosen
-
-
-def resolved(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The options that decide the content, by option name; recorded in the file and compared on ``--resume``.
-
-    Raises:
-        UsageError: an option's value is unknown.
-    """
-    names = ["limit", "images_per_class", "gaussians", "bits", "init", "choose", "fit_steps", "batch_real", "batch_syn"]
-    names += ["classes_per_step", "lr", "boundary", "networks", "classify", "pretrain", "seed"]
-    options = {name: getattr(arguments, name) for name in names}
-    options |= {
-        "bits": options["bits"] and list(options["bits"]),
-        "pretrain": list(options["pretrain"]),
-        "clamp": not arguments.no_clamp,
-    }
-    trained = options["networks"] == "trained"
-    if options["classify"] and not trained:
-        raise cli.UsageError("--classify needs networks that know the classes: --networks trained")
-    options["classify"] = (CLASSIFY if trained else 0.0) if options["classify"] is None else options["classify"]
-    try:
-        listed = operations(arguments.augment)
-    except ValueError as error:
-        raise cli.UsageError(f"--augment: {error}") from None
-    options["augment"] = f"dsa:{'_'.join(listed)}" if listed else "none"
-    options["model"] = networks.canonical_name(arguments.model)
-    return options
-
-
-def resolved_text(options: dict[str, Any]) -> str:
-    """The resolved options as a command line says them, in alphabetical order: short, because the header is in the budget.
-
-    The recipe names the network and the augmentation; budget, images and Gaussians can be read from the file.
-    """
-    said = {name: value for name, value in options.items() if value is not None and name not in ("augment", "model")}
-    words = []
-    for name in sorted(said):
-        value = said[name]
-        dashed = name.replace("_", "-")
-        if name == "clamp":
-            words += [] if value else ["--no-clamp"]
-        elif name == "pretrain":
-            words.append(f"--{dashed} {value[0]} {value[1]}")
-        elif name == "bits":
-            words.append(f"--{dashed} {','.join(map(str, value))}")
-        else:
-            words.append(f"--{dashed} {value:g}" if isinstance(value, float) else f"--{dashed} {value}")
-    return " ".join(words)
-
-
-def plan_set(
-    options: dict[str, Any], budget: int, classes: int, channels: int, size: tuple[int, int], members: int
-) -> Plan:
-    """How many images and Gaussians a budget gives.
-
-    Args:
-        options: as from ``resolved``.
-        budget: bytes of the file.
-        classes: K.
-        channels: C.
-        size: (H, W) of the images.
-        members: real images of the smallest class, an upper bound for ``--init real``.
-
-    Raises:
-        BudgetError: too much for the budget.
-        UsageError: too little to fill it, or more images than there are real ones to start from.
-    """
-    means, scales, shear, colors = options["bits"]
-    packed = 2 * means + 2 * scales + shear + channels * colors
-    per_class, gaussians = options["images_per_class"], options["gaussians"]
-    from_real = options["init"] == "real"
-    if from_real and per_class is not None and per_class > members:
-        raise cli.UsageError(
-            f"--images-per-class {per_class}: the smallest class has {members} real images to start from; "
-            "take at most as many, or --init warmup"
-        )
-    made = plan(
-        budget,
-        classes,
-        images_per_class=per_class,
-        gaussians_per_image=gaussians,
-        bits_per_gaussian=packed * BITS_PER_GAUSSIAN,
-        default_gaussians=max(1, size[0] * size[1] // PIXELS_PER_GAUSSIAN),
-        max_images_per_class=members if from_real else None,
-    )
-    expected = made.images_per_class * made.gaussians_per_image * classes
-    if gaussians is not None and expected < 0.8 * made.gaussians:
-        enough = "leave --gaussians or --images-per-class to the planner" if per_class else "ask for more Gaussians"
-        raise cli.UsageError(
-            f"{made.images_per_class} images x {classes} classes x {gaussians} Gaussians would fill only about "
-            f"{100 * expected / made.gaussians:.0f} % of {budget} bytes; {enough}, or give fewer bytes"
-        )
-    return made
-
-
-def spread(total: int, images: int) -> NDArray[np.int64]:
-    """(images,) counts that sum to ``total`` (at least one each) and differ by at most one, evenly mixed."""
-    edges = np.arange(images + 1) * max(total, images) // images
-    return np.diff(edges).astype(np.int64)
-
-
-def empty_codes(codes: Codes) -> Codes:
-    """The same without images."""
-    return codes.select(np.zeros(0, np.int64))
-
-
-def channel_statistics(images: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel in [0, 1], rounded to four decimals; std at least 0.01."""
-    count = np.prod(images.shape[:3])
-    values = np.arange(256) / 255.0
-    parts = [np.bincount(images[..., c].ravel(), minlength=256) / count for c in range(images.shape[3])]
-    means = [float(part @ values) for part in parts]
-    deviations = [float(np.sqrt(part @ (values - mean) ** 2)) for part, mean in zip(parts, means, strict=True)]
-    return tuple(round(m, 4) for m in means), tuple(max(round(d, 4), 0.01) for d in deviations)
-
-
-def _smallest_class(data: sources.ImageSet) -> int:
-    """Images of the smallest class.
-
-    Raises:
-        UsageError: images without labels, or a class without images.
-    """
-    if not data.classes or (data.labels < 0).any():
-        raise cli.UsageError(
-            f"{data.name}: distillation needs a class for every image; gsd-encode takes images without"
-        )
-    numbers = np.bincount(data.labels, minlength=len(data.classes))
-    if numbers.min() == 0:
-        name = data.classes[int(numbers.argmin())]
-        raise cli.UsageError(f"{data.name}: class {name!r} has no images; raise --limit or leave the class out")
-    return int(numbers.min())
 
 
 def _pack(states: list[dict[str, torch.Tensor]]) -> dict[str, np.ndarray]:
