@@ -57,7 +57,7 @@ def test_a_file_where_its_folder_should_be_is_one_line_and_exit_2(tmp_path, caps
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 def test_the_whole_demo_twice_over_the_same_folder(tmp_path, capsys):
     folder = tmp_path / "demo"
     for _ in range(2):
