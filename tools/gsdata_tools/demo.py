@@ -98,7 +98,7 @@ Done in {time.monotonic() - start:.0f} s. The files are in {folder.resolve()}:
 This was short: one seed, and 60 steps of training a network. Accuracies that are to be compared need `--seeds 3` and the default
 of 300 steps.
 Try next{_activation()}:
-  gsd-distill dm --data mnist-5k --ipc 1 --augment color_crop_cutout_scale_rotate --time-limit 10m -o better.gsd
+  gsd-distill dm --data mnist-5k --ipc 1 --augment color_crop_cutout_scale_rotate --choose kmeans --time-limit 10m -o longer.gsd
   gsd-encode --data FOLDER_OF_IMAGES --size 64 --gaussians 200 -o mine.gsd
   gsd-inspect mine.gsd --preview mine-sheet.png
 README.md says how to train from a .gsd in Python."""
