@@ -39,6 +39,8 @@ from environment import hardware, versions
 from gsdata.gaussians import Gaussians
 
 SEED = 0
+PAUSE = 0.3
+"""Seconds before each timed call."""
 CHUNKS = (1, 2, 4, 8, 16, 32, 64, 200)
 """Candidate chunk sizes of the dense forms, in images."""
 
@@ -117,7 +119,8 @@ def pillow_threads(files: list[bytes], threads: int, pool: ThreadPoolExecutor) -
 
 
 def seconds(function: Callable[[], Any]) -> float:
-    """How long one call takes."""
+    """How long one call takes, once the threads of the call before have gone to sleep: idle OpenMP threads spin."""
+    time.sleep(PAUSE)
     start = time.perf_counter()
     function()
     return time.perf_counter() - start

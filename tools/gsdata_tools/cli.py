@@ -72,9 +72,9 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
     def _get_help_string(self, action: argparse.Action) -> str | None:
         text = action.help
         silent = action.default is None or action.default is False or action.default == argparse.SUPPRESS
-        if text and not silent and action.option_strings and "%(default)" not in text:
-            text += " (default: %(default)s)"
-        return text
+        if not text or silent or action.default == "" or "(default" in text or not action.option_strings:
+            return text
+        return f"{text} (default: %(default)s)"
 
 
 def _text_of(purpose: str, examples: Sequence[str], notes: str) -> dict[str, Any]:
