@@ -112,6 +112,7 @@ def test_an_impossible_budget_ends_before_the_first_iteration(source, tmp_path, 
     monkeypatch.setattr(fit, "fit_images", lambda *args, **kwargs: pytest.fail("an iteration was made"))
     assert _encode(source, tmp_path / "o.gsd", "--bytes-per-image", "30") == 2
     assert "--bytes-per-image" in capsys.readouterr().err.strip().splitlines()[-1]
+    assert not list(tmp_path.glob("o.*"))  # a left-over checkpoint would refuse the corrected command
     assert not (tmp_path / "o.gsd").exists()
 
 

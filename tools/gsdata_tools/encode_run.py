@@ -40,7 +40,12 @@ def encode(
     checkpoint = cli.Checkpoint(output.ckpt, {**options, "digest": data.digest}, resume=output.resuming)
     run = _Run(data, options, checkpoint, arguments.threads, arguments.quiet)
     run.plan_steps(deadline)
-    codes = run.codes()
+    try:
+        codes = run.codes()
+    except BudgetError:
+        if not output.resuming:  # nothing to resume: the same command can only fail again
+            checkpoint.delete()
+        raise
     content = run.file(codes)
     cli.atomic_write(output.gsd, content)
     with gsdata.open(output.gsd) as file:
