@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("distilled"), help="where the commands run")
     parser.add_argument("--time-limit", default="45m", help="of gsd-distill")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/distill_cifar10.json"))
+    parser.add_argument("--remark", default="", help="what a reader of the result must know of this run")
     arguments = parser.parse_args()
     arguments.folder.mkdir(exist_ok=True)
     distill = DISTILL.format(limit=arguments.time_limit)
@@ -63,6 +64,7 @@ def main() -> None:
     report = json.loads(path.with_suffix(".json").read_text())
     result = {
         "commands": [distill, EVALUATE],
+        "remark": arguments.remark,
         "file": content,
         "distill": {key: value for key, value in report.items() if key != "log"},
         "evaluate": json.loads((arguments.folder / "c10-eval.json").read_text()),
