@@ -84,7 +84,7 @@ def _main(argv: list[str]) -> int:
     start = time.monotonic()
     report, checkpoint = encode(arguments, output, deadline)
     seconds = time.monotonic() - start
-    report |= {"seconds": round(seconds, 3), "images_per_second": round(report["images"] / seconds, 3)}
+    report |= {"seconds": round(seconds, 6), "images_per_second": round(report["images"] / seconds, 3)}
     cli.atomic_write(output.json, (json.dumps(report, indent=2, allow_nan=False) + "\n").encode())
     checkpoint.delete()
     if arguments.json:
