@@ -140,7 +140,7 @@ def encode_codes(codes: Codes) -> dict[str, bytes]:
         "l21": pack(codes.cholesky[:, 1], quantizers.shear.bits),
         "l22": pack(codes.cholesky[:, 2], quantizers.scales.bits),
     }
-    colors = _rotate_colors(codes.colors, quantizers.colors.bits, forward=True)
+    colors = rotate_colors(codes.colors, quantizers.colors.bits, forward=True)
     raw |= {name: pack(colors[:, i], quantizers.colors.bits) for i, name in enumerate(color_streams(codes.channels))}
     return raw
 
@@ -195,11 +195,11 @@ def decode_codes(
     return (
         np.stack([x.astype(np.uint16), stream("y", quantizers.means.bits)], axis=1),
         np.stack(cholesky, axis=1),
-        _rotate_colors(colors, quantizers.colors.bits, forward=False),
+        rotate_colors(colors, quantizers.colors.bits, forward=False),
     )
 
 
-def _rotate_colors(colors: NDArray[np.uint16], bits: int, *, forward: bool) -> NDArray[np.uint16]:
+def rotate_colors(colors: NDArray[np.uint16], bits: int, *, forward: bool) -> NDArray[np.uint16]:
     """(R, G, B) -> (G, R-G, B-G) modulo 2^bits, or back; other channel counts stay as they are."""
     if colors.shape[1] != 3:
         return colors

@@ -15,7 +15,7 @@ from gsdata.gaussians import Gaussians
 from gsdata.kernels import reference
 from gsdata.kernels.simd import LANES
 from gsdata.quantize import fit_quantizers, quantize
-from gsdata_tools import fit, fit_kernels
+from gsdata_tools import fit, splat_kernels
 from gsdata_tools.encode_budget import spread_counts, without_least
 
 
@@ -50,11 +50,11 @@ def _rendered(values, size):
     stride = width + LANES
     image = np.zeros(channels * height * stride + LANES, np.float32)
     placed, box = np.zeros((values.shape[1], 8), np.float32), np.zeros((values.shape[1], 4), np.int64)
-    length = sum(fit_kernels._place(values, n, width, height, placed[n], box[n]) for n in range(values.shape[1]))
+    length = sum(splat_kernels.place(values, n, width, height, placed[n], box[n]) for n in range(values.shape[1]))
     weights, at = np.zeros((length + 1) * LANES, np.float32), 0
     for n in range(values.shape[1]):
         one = np.float32(1)
-        at = fit_kernels._splat(
+        at = splat_kernels.splat(
             values, n, channels, stride, height * stride, placed[n], box[n], one, image, weights, at
         )
     assert at == length * LANES
@@ -77,7 +77,7 @@ def test_the_fit_renders_and_differentiates_like_the_reference(channels, size):
     residual[: channels * height * stride].reshape(channels, height, stride)[:, :, :width] = given
     grad, at = np.zeros_like(values), 0
     for n in range(values.shape[1]):
-        at = fit_kernels._gradient(
+        at = splat_kernels.gradient(
             values, n, channels, width, height, stride, height * stride, placed[n], box[n], residual, weights, at, grad
         )
     wanted = reference.render_backward(gaussians, given[None])

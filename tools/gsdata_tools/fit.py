@@ -20,19 +20,24 @@ from numpy.typing import NDArray
 from gsdata.gaussians import Gaussians
 from gsdata.quantize import Codes, fit_quantizers, quantize
 from gsdata_tools.draws import rng
+from gsdata_tools.rate import RateModel
 
 DEFAULT_STEPS = 1200
 DEFAULT_SWEEPS = 12
+DEFAULT_RATE_WEIGHT = 0.001
+"""What a bit is worth to the search, in nats of an image's squared error: 0.001 is 0.0043 dB, about what a bit buys as a
+part of one more Gaussian."""
 PIXELS_PER_GAUSSIAN = 24
 """Without another wish an image gets a Gaussian per 24 pixels: 42 at 32x32."""
 
 COVERAGE = 0.994  # of the values lie in the quantisers' ranges: the rest is worth less than the finer steps
 BLOCK_PIXELS = 128 * 32 * 32
 # Learning rates; positions and shear are relative to the spacing of the Gaussians, sqrt(H W / N) pixels.
-_RATE_MEANS, _RATE_SCALES, _RATE_SHEAR, _RATE_COLORS = 0.07, 0.115, 0.03, 0.025
+# Scales at more than an octave a step look wild, and are what lets a Gaussian leave a poor optimum.
+_RATE_MEANS, _RATE_SCALES, _RATE_SHEAR, _RATE_COLORS = 0.07, 1.5, 0.02, 0.07
 _LEAST_SCALE = 0.5  # pixels: the prefilter hides what is thinner
-_START_SCALE, _MOST_SCALE = 0.35, 3.25  # of the spacing
-_AT_EDGES = 0.75  # of the Gaussians start where the gradient is large, the others anywhere
+_START_SCALE, _MOVED_SCALE, _MOST_SCALE = 0.35, 0.25, 7.0  # of the spacing
+_MOVES, _CLEARANCE = 0.1, 0.4  # Gaussians that move at a time, of all; pixels between them, of the spacing
 
 
 class Bits(NamedTuple):
@@ -90,6 +95,7 @@ def fit_images(
     *,
     steps: int = DEFAULT_STEPS,
     sweeps: int = DEFAULT_SWEEPS,
+    rate_weight: float = DEFAULT_RATE_WEIGHT,
     seed: int = 0,
     bits: Bits | None = None,
     image_keys: Sequence[int] | NDArray[np.integer[Any]] | None = None,
@@ -105,6 +111,7 @@ def fit_images(
         counts: Gaussians of each image, or of every image.
         steps: of Adam, per image.
         sweeps: most passes of the search for better codes, per image; 0 rounds to nearest.
+        rate_weight: see ``DEFAULT_RATE_WEIGHT``; 0 looks at the error alone.
         seed: of the starting positions.
         bits: widths of the codes; None means ``default_bits``.
         image_keys: (B,) numbers that the draws are keyed by (default: positions in ``images``), so that an image starts
@@ -131,7 +138,9 @@ def fit_images(
         coverage=COVERAGE,
     )
     rounded = quantize(gaussians, quantizers)
-    codes, losses, errors = improve_codes(images, rounded, sweeps=sweeps, store=store, name=name, threads=threads)
+    codes, losses, errors = improve_codes(
+        images, rounded, sweeps=sweeps, rate_weight=rate_weight, store=store, name=name, threads=threads
+    )
     return FitResult(codes, gaussians, losses, errors)
 
 
@@ -161,7 +170,9 @@ def fit_gaussians(
         target = as_target(images[index])
         parameters = _start(target, int(number[index]), rng(seed, "encode-start", int(keys[index])))
         rates, low, high = _schedule(target.shape, int(number[index]))
-        error = fit_image(parameters, target, background, rates, low, high, steps, stop)
+        error = fit_image(
+            parameters, target, background, rates, low, high, steps, *_moves(target.shape, int(number[index])), stop
+        )
         return parameters, error
 
     done: list[NDArray[np.float32]] = []
@@ -195,6 +206,7 @@ def improve_codes(
     codes: Codes,
     *,
     sweeps: int = DEFAULT_SWEEPS,
+    rate_weight: float = DEFAULT_RATE_WEIGHT,
     store: Store | None = None,
     name: str = "",
     threads: int | None = None,
@@ -213,6 +225,7 @@ def improve_codes(
         for quantizer in (quantizers.means, quantizers.means, quantizers.scales, quantizers.shear, quantizers.scales, colors)
     )  # fmt: skip
     inverse = (2**colors.bits - 1) / (colors.high - colors.low)
+    rate = RateModel.of(codes)
     background = np.array(codes.background, np.float32)
     rows = np.concatenate([codes.means, codes.cholesky, codes.colors], axis=1).astype(np.int64)
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(codes.counts)])
@@ -225,8 +238,9 @@ def improve_codes(
         mine = np.ascontiguousarray(rows[own].T)
         lost = np.zeros(mine.shape[1], np.float32)
         errors[index] = search_codes(
-            mine, as_target(images[index]), background, tables, colors.low, inverse, sweeps, stop, lost
-        )
+            mine, as_target(images[index]), background, tables, colors.low, inverse, rate.shape, rate.colors, rate_weight,
+            sweeps, stop, lost,
+        )  # fmt: skip
         rows[own], losses[own] = mine.T, lost
 
     saved = set(store.names()) if store else set()
@@ -282,13 +296,7 @@ def _start(target: NDArray[np.float32], count: int, draws: np.random.Generator) 
     gray = target.mean(0)
     edges = np.hypot(np.gradient(gray, axis=0) if height > 1 else 0, np.gradient(gray, axis=1) if width > 1 else 0)
     edges = np.broadcast_to(edges, gray.shape).ravel().astype(np.float64) + 1e-6
-    at_edges = math.floor(count * _AT_EDGES)
-    pixels = np.concatenate(
-        [
-            draws.choice(gray.size, part, replace=part > gray.size, p=chances)
-            for part, chances in ((at_edges, edges / edges.sum()), (count - at_edges, None))
-        ]
-    )
+    pixels = draws.choice(gray.size, count, replace=count > gray.size, p=edges / edges.sum())
     y, x = np.divmod(pixels, width)
     parameters = np.empty((5 + channels, count), np.float32)
     parameters[0] = (x + draws.random(count)) / width * 2 - 1
@@ -313,6 +321,13 @@ def _schedule(
     low = [-1, -1, least, -2 * most, least, *[-4] * channels]
     high = [1, 1, large, 2 * most, large, *[4] * channels]
     return np.array(rates, np.float32), np.array(low, np.float32), np.array(high, np.float32)
+
+
+def _moves(shape: tuple[int, ...], count: int) -> tuple[int, int, float]:
+    """How many Gaussians move at a time, the pixels between them, and log2 of their scale afterwards."""
+    spacing = math.sqrt(shape[1] * shape[2] / max(1, count))
+    moves = math.ceil(_MOVES * count) if count > 1 else 0
+    return moves, round(_CLEARANCE * spacing), math.log2(max(_LEAST_SCALE, _MOVED_SCALE * spacing))
 
 
 def _blocks(images: NDArray[np.uint8]) -> list[range]:

@@ -1,0 +1,120 @@
+"""What codes will weigh, before they are written: bits of each code from how often it occurs.
+
+An entropy coder spends about -log2 p bits on a code of frequency p. The estimate leaves contexts out (the file's coder
+gains a few per cent with them), and takes a position for constant: positions are nearly uniform, and what
+their order saves does not depend on where one Gaussian lies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gsdata.quantize import Codes, Quantizer
+from gsdata.streams import rotate_colors
+
+if TYPE_CHECKING:
+    import torch
+
+    from gsdata.gaussians import Gaussians
+
+_PRIOR = 0.5  # occurrences that every code has before counting, so that none costs infinitely much
+
+
+@dataclass(frozen=True, eq=False)
+class RateModel:
+    """Bits of every code of the streams that shape and colour a Gaussian.
+
+    Attributes:
+        shape: (3, 2^n) float32, bits of the codes of l11, l21, l22; n is the larger of their widths.
+        colors: (C, 2^bits) float32, bits of the stored colours: with three channels G, R - G and B - G modulo 2^bits.
+        position: bits of a Gaussian's x and y together.
+    """
+
+    shape: NDArray[np.float32]
+    colors: NDArray[np.float32]
+    position: float
+
+    @classmethod
+    def of(cls, codes: Codes) -> RateModel:
+        """The model of ``codes``, which share one quantiser set."""
+        (quantizers,) = codes.quantizers
+        widths = (quantizers.scales.bits, quantizers.shear.bits, quantizers.scales.bits)
+        shape = np.zeros((3, 2 ** max(widths)), np.float32)
+        for column, bits in enumerate(widths):
+            shape[column, : 2**bits] = _bits(codes.cholesky[:, column], bits)
+        colors = rotate_colors(codes.colors, quantizers.colors.bits, forward=True)
+        rows = [_bits(colors[:, channel], quantizers.colors.bits) for channel in range(codes.channels)]
+        # n Gaussians in any order: log2 n! bits less than n places of 2 x bits each, which is about n log2(n / e).
+        number = codes.num_gaussians / max(1, codes.num_images)
+        free = max(0.0, float(np.log2(max(number, 1.0) / np.e)))
+        return cls(shape, np.stack(rows), max(1.0, 2 * quantizers.means.bits - free))
+
+    def bits(self, codes: Codes) -> NDArray[np.float32]:
+        """(G,) bits of each Gaussian."""
+        total = np.full(codes.num_gaussians, self.position, np.float32)
+        for column in range(3):
+            total += self.shape[column, codes.cholesky[:, column]]
+        colors = rotate_colors(codes.colors, codes.quantizers[0].colors.bits, forward=True)
+        for channel in range(codes.channels):
+            total += self.colors[channel, colors[:, channel]]
+        return total
+
+    def expected_bits(self, gaussians: Gaussians, codes: Codes) -> torch.Tensor:
+        """(G,) bits of each Gaussian, differentiable with respect to its values.
+
+        Between two codes the bits are interpolated, so the gradient says what a step of one code saves. A stored
+        difference of colours follows both of its channels.
+
+        Args:
+            gaussians: torch tensors, opacities folded; in the order of ``codes``.
+            codes: their codes, for the quantisers.
+        """
+        import torch
+
+        (quantizers,) = codes.quantizers
+        total = torch.full((codes.num_gaussians,), self.position, device=gaussians.colors.device)
+        for column, quantizer in enumerate((quantizers.scales, quantizers.shear, quantizers.scales)):
+            total = total + _interpolate(
+                self.shape[column], _level(gaussians.cholesky[:, column], quantizer), wrap=False
+            )
+        levels = [_level(gaussians.colors[:, c], quantizers.colors) for c in range(codes.channels)]
+        if codes.channels == 3:
+            levels = [levels[1], levels[0] - levels[1], levels[2] - levels[1]]
+        for channel, level in enumerate(levels):
+            total = total + _interpolate(self.colors[channel], level, wrap=codes.channels == 3 and channel > 0)
+        return total
+
+
+def _bits(codes: NDArray[np.uint16], width: int) -> NDArray[np.float32]:
+    counts = np.bincount(codes, minlength=2**width) + _PRIOR
+    return np.asarray(-np.log2(counts / counts.sum()), np.float32)
+
+
+def _level(values: torch.Tensor, quantizer: Quantizer) -> torch.Tensor:
+    """Values as fractional codes."""
+    if quantizer.kind == "log2":
+        values = values.log2()
+    steps = 2**quantizer.bits - 1
+    return (values - quantizer.low) * (steps / (quantizer.high - quantizer.low))
+
+
+def _interpolate(bits: NDArray[Any], level: torch.Tensor, *, wrap: bool) -> torch.Tensor:
+    import torch
+
+    table = torch.as_tensor(bits, device=level.device)
+    number = len(bits)
+    if not wrap:
+        level = level.clamp(0, number - 1)
+    below = level.detach().floor()
+    first, second = below.long(), below.long() + 1
+    if wrap:
+        first, second = first % number, second % number
+    else:
+        second = second.clamp(max=number - 1)
+    share = level - below
+    bits_of: torch.Tensor = table[first] * (1 - share) + table[second] * share
+    return bits_of
