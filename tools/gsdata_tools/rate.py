@@ -96,10 +96,8 @@ def _bits(codes: NDArray[np.uint16], width: int) -> NDArray[np.float32]:
 
 def _level(values: torch.Tensor, quantizer: Quantizer) -> torch.Tensor:
     """Values as fractional codes."""
-    if quantizer.kind == "log2":
-        values = values.log2()
-    steps = 2**quantizer.bits - 1
-    return (values - quantizer.low) * (steps / (quantizer.high - quantizer.low))
+    levels: torch.Tensor = values.log2() if quantizer.kind == "log2" else values
+    return (levels - quantizer.low) * ((2**quantizer.bits - 1) / (quantizer.high - quantizer.low))
 
 
 def _interpolate(bits: NDArray[Any], level: torch.Tensor, *, wrap: bool) -> torch.Tensor:
@@ -116,5 +114,5 @@ def _interpolate(bits: NDArray[Any], level: torch.Tensor, *, wrap: bool) -> torc
     else:
         second = second.clamp(max=number - 1)
     share = level - below
-    bits_of: torch.Tensor = table[first] * (1 - share) + table[second] * share
-    return bits_of
+    between: torch.Tensor = torch.lerp(table[first], table[second], share)
+    return between
