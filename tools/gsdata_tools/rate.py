@@ -97,7 +97,8 @@ def _bits(codes: NDArray[np.uint16], width: int) -> NDArray[np.float32]:
 def _level(values: torch.Tensor, quantizer: Quantizer) -> torch.Tensor:
     """Values as fractional codes."""
     levels: torch.Tensor = values.log2() if quantizer.kind == "log2" else values
-    return (levels - quantizer.low) * ((2**quantizer.bits - 1) / (quantizer.high - quantizer.low))
+    codes: torch.Tensor = (levels - quantizer.low) * ((2**quantizer.bits - 1) / (quantizer.high - quantizer.low))
+    return codes
 
 
 def _interpolate(bits: NDArray[Any], level: torch.Tensor, *, wrap: bool) -> torch.Tensor:
