@@ -189,15 +189,20 @@ def _fill(name: str, encoded: Iterator[Encoded], pool: Pool, order: NDArray[np.i
 def encode_webp(pixels: NDArray[np.uint8], quality: int) -> Encoded:
     """Lossy WebP with the slowest, best search; gray is stored as colour, which is all that the format has."""
     coded = _pillow(pixels, "WEBP", quality=quality, method=6)
-    charged, position = 0, 12
+    return Encoded(webp_payload(coded), 0, _decoded(coded, pixels.shape[2]))
+
+
+def webp_payload(coded: bytes) -> int:
+    """Bytes of a lossy WebP file without RIFF container, chunk headers, padding and frame header."""
+    payload, position = 0, 12
     while position + 8 <= len(coded):  # RIFF: a name of four bytes, a size, that many bytes, padding to even
         kind, size = coded[position : position + 4], int.from_bytes(coded[position + 4 : position + 8], "little")
         if kind == b"VP8 ":
-            charged += size - 10  # frame tag, start code, width and height
+            payload += size - 10  # frame tag, start code, width and height
         elif kind == b"ALPH":
-            charged += size
+            payload += size
         position += 8 + size + size % 2
-    return Encoded(charged, 0, _decoded(coded, pixels.shape[2]))
+    return payload
 
 
 def encode_jpeg(pixels: NDArray[np.uint8], quality: int) -> Encoded:
