@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import gsdata
+import gsdata_tools
 
 PACKAGES = ("numpy", "numba", "torch", "zstandard", "pillow")
 
@@ -29,3 +31,13 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def code_digest() -> str:
+    """SHA-256 (hex) of all Python sources of gsdata and its tools."""
+    digest = hashlib.sha256()
+    for package in (gsdata, gsdata_tools):
+        root = Path(str(package.__file__)).parent
+        for path in sorted(root.rglob("*.py")):
+            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()

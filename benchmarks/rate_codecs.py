@@ -72,7 +72,9 @@ def gsd(data: Sequence[str], options: Sequence[str]) -> Coded:
     arguments = [*data, *options, "--json", "--quiet"]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "x.gsd"
-        done = subprocess.run([sys.executable, "-c", _ENCODE, *arguments, "-o", path], stdout=subprocess.PIPE, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", _ENCODE, *arguments, "-o", path], stdout=subprocess.PIPE, check=True
+        )
         report = json.loads(done.stdout)
         with gsdata.open(path) as file:
             parts = [file.gaussians(part) for part in _batches(len(file), file.size)]

@@ -9,45 +9,42 @@ the result and a plot of it, .svg and .png. With --quick: few images and points,
 from __future__ import annotations
 
 import argparse
-import hashlib
 import io
 import json
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-import gsdata
-import gsdata_tools
-from environment import hardware, versions
+from environment import code_digest, hardware, versions
 from gsdata_tools import metrics, sources
 from gsdata_tools.cli import atomic_write
 from gsdata_tools.fit import DEFAULT_STEPS, fit_gaussians
+from gsdata_tools.source_types import ArraySource
 from gsdata_tools.usage import note
 from rate_codecs import BF16_BYTES, OPTIONS, QUALITIES, Coded, Images, at_bytes, bf16, gsd, pillow, show, to_bf16
 from rate_distortion_plot import plot
 from rate_utility import Utility, measure_utility
 
-NOTES = [
-    "Bytes per image are those of whole files on disk. All images of a set are one .gsd file, with labels, class names, header "
-    "and checksums; JPEG, WebP and AVIF are one file per image, without labels.",
-    "webp's without_container leaves out the RIFF container, chunk headers, padding and frame header of each file: 30 or 31 bytes.",
-    "bf16 charges nine bfloat16 numbers per Gaussian, 18 bytes, and no header, labels or index, which favours it. Its Gaussians are "
-    "the float fit that gsd-encode starts from, with the same number of steps.",
-    "psnr_mean and ssim_mean are means over the images of each decoded uint8 image. kodim19 is turned on its side, so that the "
-    "three photographs are one .gsd file.",
-    "Utility: class-balanced training images, encoded and decoded at the bytes shown; every set trains for the same steps with the "
-    "same batches and augmentation. 'original' are the images before any codec, their bytes those of the uint8 pixels.",
-    "gsd-more is gsd with more --steps. beside_webp interpolates WebP's PSNR, linear in the logarithm of the bytes, at exactly the bytes of "
-    "each .gsd; differences are .gsd less WebP, null where WebP reaches no such size.",
-]
+NOTES = {
+    "bytes": "Of whole files on disk, per image. All images of a set are one .gsd file, with labels, class names, header and checksums; "
+    "JPEG, WebP and AVIF are one file per image, without labels.",
+    "without_container": "WebP without RIFF container, chunk headers, padding and frame header: 30 or 31 bytes of each file.",
+    "bf16": "Charged are nine bfloat16 numbers per Gaussian, 18 bytes, and no header, labels or index, which favours it. Its Gaussians "
+    "are the float fit that gsd-encode starts from, with the same number of steps.",
+    "quality": "Means over the images, of the decoded uint8 pixels. kodim19 is turned on its side: the photographs are one .gsd file.",
+    "utility": "Class-balanced training images, encoded and decoded; every set trains for the same steps with the same batches and "
+    "augmentation. 'original' are the images before any codec, their bytes those of the uint8 pixels.",
+    "beside_webp": "WebP's PSNR at exactly the bytes of each .gsd, linear in the logarithm of the bytes between measured points; "
+    "differences are .gsd less WebP, null where WebP reaches no such size. gsd-more is gsd with more --steps.",
+}
 
 
 @dataclass(frozen=True)
@@ -90,8 +87,8 @@ FULL = (
     Plan(
         "cifar10",
         1000,
-        (60, 85, 120, 160, 210, 280, 380),
-        (60, 120, 210, 380),
+        (60, 85, 120, 160, 210, 300, 500),
+        (60, 120, 210, 500),
         utility=Utility(1000, (120, 210, 380), steps=200, batch=64),
     ),
     Plan(
@@ -175,7 +172,7 @@ def load(plan: Plan, folder: Path) -> Data:
     """The test images of a plan; what is no data set of its own is written into ``folder``."""
     if plan.name == "kodak":
         source, _ = sources.find("kodak", None)
-        assert not isinstance(source, sources.ArraySource)
+        assert not isinstance(source, ArraySource)
         photographs = []
         for _, coded in source.read(np.arange(plan.images)):
             with Image.open(io.BytesIO(coded)) as opened:
@@ -211,16 +208,16 @@ def measure_distortion(plan: Plan, data: Data, results: Results) -> list[dict[st
 
     for codec, qualities in plan.qualities.items():
         for quality in qualities:
-            add(codec, quality, "", lambda c=codec, q=quality: pillow(c, data.images, q))
+            add(codec, quality, "", partial(pillow, codec, data.images, quality))
     steps = plan.steps or DEFAULT_STEPS
     for budget in plan.budgets:
         options = ["--bytes-per-image", str(budget), *(["--steps", str(plan.steps)] if plan.steps else [])]
-        add("gsd", budget, f"/{steps}-steps", lambda o=options: gsd(data.options, o))
+        add("gsd", budget, f"/{steps}-steps", partial(gsd, data.options, options))
         count = max(1, round(budget / BF16_BYTES))
-        add("bf16", count, f"/{steps}-steps", lambda n=count: bf16(data.images, n, steps))
+        add("bf16", count, f"/{steps}-steps", partial(bf16, data.images, count, steps))
     for budget in plan.more:
         options = ["--bytes-per-image", str(budget), "--steps", str(plan.more_steps)]
-        add("gsd-more", budget, f"/{plan.more_steps}-steps", lambda o=options: gsd(data.options, o))
+        add("gsd-more", budget, f"/{plan.more_steps}-steps", partial(gsd, data.options, options))
     return found
 
 
@@ -230,7 +227,9 @@ def beside_webp(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for point in points:
         if not point["codec"].startswith("gsd"):
             continue
-        row = {key: point[key] for key in ("data", "codec", "setting", "bytes_per_image", "psnr_mean", "images_per_second")}
+        row = {
+            key: point[key] for key in ("data", "codec", "setting", "bytes_per_image", "psnr_mean", "images_per_second")
+        }
         for name, weight in (("webp", "bytes_per_image"), ("webp_without_container", "without_container")):
             curve = [(p[weight], p["psnr_mean"]) for p in points if p["data"] == point["data"] and p["codec"] == "webp"]
             psnr = at_bytes(curve, point["bytes_per_image"])
@@ -261,7 +260,9 @@ def measure_fixed(fixed: Fixed, results: Results) -> dict[str, Any]:
     default = results.point(f"{name}/default", encode)
     reference = results.point(f"{name}/bf16/{fixed.steps}-steps", floats)
     runs = [
-        results.point(f"{name}/{bits}/{fixed.steps}-steps", lambda b=bits: encode("--bits", b, "--steps", str(fixed.steps)))
+        results.point(
+            f"{name}/{bits}/{fixed.steps}-steps", partial(encode, "--bits", bits, "--steps", str(fixed.steps))
+        )
         for bits in fixed.bits
     ]
     best = {}
@@ -270,16 +271,6 @@ def measure_fixed(fixed: Fixed, results: Results) -> dict[str, Any]:
         run = max(allowed, key=lambda run: run["psnr_mean"], default=None)
         best[f"at_most_{limit}_bits"] = run and {**run, "above_bf16": run["psnr_mean"] - reference["psnr_mean"]}
     return {"images": fixed.images, "digest": data.digest, "default": default, "bf16": reference, **best}
-
-
-def code_digest() -> str:
-    """SHA-256 (hex) of all Python sources of gsdata and its tools."""
-    digest = hashlib.sha256()
-    for package in (gsdata, gsdata_tools):
-        root = Path(str(package.__file__)).parent
-        for path in sorted(root.rglob("*.py")):
-            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()
 
 
 def _short(point: dict[str, Any]) -> str:
@@ -291,7 +282,9 @@ def main() -> None:
     """Measure, write the results, plot them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="minutes instead of most of an hour; no result to quote")
-    parser.add_argument("--output", type=Path, help="default: benchmarks/results/rate_distortion.json, with --quick ..._quick.json")
+    parser.add_argument(
+        "--output", type=Path, help="default: benchmarks/results/rate_distortion.json, with --quick ..._quick.json"
+    )
     arguments = parser.parse_args()
     output = arguments.output or Path(f"benchmarks/results/rate_distortion{'_quick' if arguments.quick else ''}.json")
     plans, fixed = (QUICK, QUICK_FIXED) if arguments.quick else (FULL, Fixed())
@@ -331,4 +324,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

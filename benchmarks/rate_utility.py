@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ import numpy as np
 
 from gsdata_tools import sources
 from gsdata_tools.evaluation import summary
+from gsdata_tools.fit import DEFAULT_STEPS
 from gsdata_tools.networks import DEFAULT_MODEL
 from gsdata_tools.train import Normalization, TrainingSet, accuracy, choose_protocol, train
 from rate_codecs import BF16_BYTES, Coded, Images, bf16, gsd, nearest, pillow
-from gsdata_tools.fit import DEFAULT_STEPS
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def measure_utility(
             return {"bytes_per_image": made[0].bytes_per_image, "accuracy": percent}
 
         key = f"{name}-train-{plan.images}/{codec}/{setting}/{plan.steps}x{plan.batch}-steps/{len(seen)}-tests/seed-"
-        runs = [point(f"{key}{seed}", lambda s=seed: measure(s)) for seed in range(plan.seeds)]
+        runs = [point(f"{key}{seed}", partial(measure, seed)) for seed in range(plan.seeds)]
         row = {"data": name, "codec": codec, "setting": setting, "bytes_per_image": runs[0]["bytes_per_image"]}
         rows.append({**row, "accuracy": summary([run["accuracy"] for run in runs])})
     common = {
@@ -101,13 +102,13 @@ def _sets(
     for budget in plan.budgets:
         options = ("--bytes-per-image", str(budget))
         count = max(1, round(budget / BF16_BYTES))
-        sets.append(("gsd", budget, lambda o=options: gsd(("--data", str(path)), o)))
-        sets.append(("bf16", count, lambda n=count: bf16(images, n, DEFAULT_STEPS)))
+        sets.append(("gsd", budget, partial(gsd, ("--data", str(path)), options)))
+        sets.append(("bf16", count, partial(bf16, images, count, DEFAULT_STEPS)))
         for codec in ("webp", "avif", "jpeg"):
             curve = [(p["bytes_per_image"], p["setting"]) for p in points if p["codec"] == codec]
             quality = nearest(curve, budget)
             if quality is not None:
-                sets.append((codec, quality, lambda c=codec, q=quality: pillow(c, images, q)))
+                sets.append((codec, quality, partial(pillow, codec, images, quality)))
     return sets
 
 
@@ -119,4 +120,5 @@ def shrink(images: Images, factor: int) -> Images:
     height, width = height // factor, width // factor
     blocks = images[:, : height * factor, : width * factor].reshape(number, height, factor, width, factor, channels)
     total = blocks.sum(axis=(2, 4), dtype=np.uint32)
-    return ((total + factor * factor // 2) // (factor * factor)).astype(np.uint8)
+    mean: Images = ((total + factor * factor // 2) // (factor * factor)).astype(np.uint8)
+    return mean
