@@ -93,6 +93,7 @@ def test_every_option_that_a_document_names_exists(monkeypatch, capsys):
     verbs = [("gsd-distill", "dm")]
     texts = [help_of(name, monkeypatch, capsys) for name in COMMANDS]
     texts += [help_of(name, monkeypatch, capsys, *verb) for name, *verb in verbs]
+    texts += [script.read_text() for script in (ROOT / "benchmarks").glob("*.py")]
     known = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", "\n".join(texts)))
     # Of pip, pytest and ruff.
     known |= {"--extra-index-url", "--strict", "--check"}
