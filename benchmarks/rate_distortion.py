@@ -79,7 +79,7 @@ class Fixed:
     images: int = 500
     gaussians: int = 42
     steps: int = 12000
-    bits: tuple[str, ...] = ("7/5/6/6", "7/6/6/6", "8/6/7/7", "8/7/7/7")
+    bits: tuple[str, ...] = ("7/6/6/6", "8/6/7/7", "8/7/7/7")
     limits: tuple[int, ...] = (40, 48)
 
 
@@ -88,17 +88,18 @@ FULL = (
         "cifar10",
         1000,
         (60, 85, 120, 160, 210, 300, 500),
-        (60, 120, 210, 500),
-        utility=Utility(1000, (120, 210, 380), steps=200, batch=64),
+        (120, 210),
+        utility=Utility(1000, (120, 360), steps=150, batch=64),
     ),
     Plan(
         "imagenette-128",
         200,
-        (350, 600, 1000, 1800, 3200),
-        (600, 1800),
-        utility=Utility(200, (600, 1000), steps=100, batch=32, shrink=2),
+        (600, 1000, 1800, 3200),
+        (1000,),
+        more_steps=3600,
+        utility=Utility(200, (600,), steps=100, batch=32, shrink=2, tests=2000),
     ),
-    Plan("kodak", 3, (4000, 8000, 16000, 32000, 64000), (8000,), more_steps=4800),
+    Plan("kodak", 3, (8000, 16000, 32000, 64000)),
 )
 FEWER = {"jpeg": (1, 5, 10, 20, 40, 70), "webp": (0, 1, 5, 10, 20, 30, 50, 80), "avif": (5, 20, 40, 60)}
 QUICK = (

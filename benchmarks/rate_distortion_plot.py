@@ -1,11 +1,12 @@
 """The plot of a result of ``rate_distortion.py``: ``python benchmarks/rate_distortion_plot.py RESULT.json`` draws it again.
 
-One panel per data set, PSNR against bytes per image, and one of utility. Curves only: it shows no image.
+A panel for each data set, PSNR against bytes per image, and for each that networks were trained on. Curves only: it shows no image.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from rate_codecs import at_bytes
 
@@ -40,9 +41,14 @@ STYLES = {
     "gsd-more": Style(".gsd, more steps", "#12439b", "--", 1.5, "D"),
 }
 TITLES = {"cifar10": "CIFAR-10, 32 x 32", "imagenette-128": "Imagenette, 128 x 128", "kodak": "Kodak, 768 x 512"}
+_SUBS = {
+    "cifar10": (1, 1.5, 2, 3, 5, 7),
+    "imagenette-128": (1, 1.5, 2, 3, 5, 7),
+    "kodak": (1, 2, 3, 5),
+}  # ticks there is room for
 _PANELS = ("cifar10", "imagenette-128", "kodak")
 _BARE_SHARE = 0.08  # of the smallest .gsd: below it, a curve without 30 bytes of container would hide the one with them
-_SIZE = (10.5, 7.6)  # inches
+_SIZE = (11.5, 7.6)  # inches
 _GAP = 0.055  # of the panel's height, between two labels
 
 Curve = list[tuple[float, float]]
@@ -54,10 +60,17 @@ def plot(result: Path) -> list[Path]:
     fonts: Any = {"svg.fonttype": "none", "svg.hashsalt": "gsdata", "font.size": 9, "font.family": "DejaVu Sans"}
     with mpl.rc_context(fonts):
         figure = Figure(figsize=_SIZE, layout="constrained")
-        axes = figure.subplots(2, 2).ravel()
-        for panel, name in zip(axes, _PANELS, strict=False):
-            _distortion(panel, name, content)
-        _utility(axes[3], content["utility"])
+        utility = {
+            name: [row for row in content["utility"] if row["data"] == name] for name in ("cifar10", "imagenette-128")
+        }
+        trained = [name for name, own in utility.items() if own]
+        last = [f"utility {trained[0]}", f"utility {trained[-1]}"]  # the same twice is one wide panel
+        rows: list[Any] = [[_PANELS[0]] * 2 + [_PANELS[1]] * 2, [_PANELS[2]] * 2 + last]
+        axes = figure.subplot_mosaic(rows)
+        for name in _PANELS:
+            _distortion(axes[name], name, content)
+        for name in trained:
+            _utility(axes[f"utility {name}"], name, utility[name])
         figure.suptitle(
             "Quick run: not a result to quote"
             if content["quick"]
@@ -83,7 +96,7 @@ def _distortion(axes: Axes, name: str, content: dict[str, Any]) -> None:
         if codec == base or min(ours) * _BARE_SHARE < 30:
             curves[codec] = sorted((p[style.bytes], p["psnr_mean"]) for p in points if p["codec"] == base)
     _draw(axes, curves)
-    _axis(axes, low, high)
+    _axis(axes, low, high, _SUBS[name])
     seen = {codec: within(curve, low, high) for codec, curve in curves.items()}
     heights = [y for curve in seen.values() for _, y in curve]
     space = (max(heights) - min(heights)) * 0.04
@@ -91,36 +104,31 @@ def _distortion(axes: Axes, name: str, content: dict[str, Any]) -> None:
     _name(axes, seen)
 
 
-def _utility(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
-    """Accuracies; the data sets lie apart on the axis of bytes, so one panel holds all."""
-    axes.set_title("Utility: a network trained on the decoded images", loc="left", fontweight="bold", fontsize=10)
-    axes.set_ylabel("accuracy on real test images (%)")
+def _utility(axes: Axes, name: str, rows: Sequence[dict[str, Any]]) -> None:
     coded = [row for row in rows if row["codec"] != "original"]
-    names = list(dict.fromkeys(row["data"] for row in coded))
-    ends: dict[str, Curve] = {}
-    for name in names:
-        own = [row for row in coded if row["data"] == name]
-        curves = {}
-        for codec, style in STYLES.items():
-            mine = sorted((row for row in own if row["codec"] == codec), key=lambda row: row["bytes_per_image"])
-            if mine:
-                curves[codec] = ends[codec] = [(row["bytes_per_image"], row["accuracy"]["mean"]) for row in mine]
-                error = [row["accuracy"]["std"] or 0 for row in mine]
-                x, y = zip(*curves[codec], strict=True)
-                axes.errorbar(x, y, error, fmt="none", ecolor=style.color, elinewidth=1, alpha=0.45)
-        _draw(axes, curves)
-        for row in rows:
-            if row["data"] == name and row["codec"] == "original":
-                left, right = (bound(r["bytes_per_image"] for r in own) for bound in (min, max))
-                height = row["accuracy"]["mean"]
-                axes.plot((left, right), (height, height), color="#333333", linewidth=1, linestyle=(0, (1, 2)))
-                text = f"{TITLES[name].split(',')[0]}, {row['images']:,} images, uncoded"
-                axes.annotate(
-                    text, (left, height), xytext=(0, 4), textcoords="offset points", fontsize=8, color="#333333"
-                )
+    axes.set_title(f"Utility: {TITLES[name].split(',')[0]}", loc="left", fontweight="bold", fontsize=10)
+    axes.set_ylabel(f"test accuracy, {rows[0]['images']:,} training images (%)")
+    curves: dict[str, Curve] = {}
+    for codec, style in STYLES.items():
+        own = sorted((row for row in coded if row["codec"] == codec), key=lambda row: row["bytes_per_image"])
+        if own:
+            curves[codec] = [(row["bytes_per_image"], row["accuracy"]["mean"]) for row in own]
+            x, y = zip(*curves[codec], strict=True)
+            error = [row["accuracy"]["std"] or 0 for row in own]
+            axes.errorbar(x, y, error, fmt="none", ecolor=style.color, elinewidth=1, alpha=0.45)
+    _draw(axes, curves)
     weights = [row["bytes_per_image"] for row in coded]
-    _axis(axes, min(weights) / 1.1, max(weights) * 1.1)
-    _name(axes, ends)
+    _axis(axes, min(weights) / 1.3, max(weights) * 1.7, (1, 2, 5))
+    height = next(row["accuracy"]["mean"] for row in rows if row["codec"] == "original")
+    axes.axhline(height, color="#333333", linewidth=1, linestyle=(0, (1, 2)))
+    text: dict[str, Any] = {
+        "xycoords": axes.get_yaxis_transform(),
+        "textcoords": "offset points",
+        "fontsize": 8,
+        "color": "#333333",
+    }
+    axes.annotate("uncoded", (0.02, height), (0, 3), **text)
+    _name(axes, curves)
 
 
 def within(points: Curve, low: float, high: float) -> Curve:
@@ -136,19 +144,27 @@ def _draw(axes: Axes, curves: dict[str, Curve]) -> None:
             axes.plot(
                 *zip(*curve, strict=True), style.line, color=style.color, linewidth=style.width, markersize=4.5,
                 marker=style.marker or ("o" if len(curve) == 1 else ""),
-                markerfacecolor="white" if style.line == "--" else style.color, zorder=3 if style.marker == "o" else 2,
+                markerfacecolor="white" if style.line == "--" else style.color, zorder={"gsd": 3, "gsd-more": 4}.get(codec, 2),
             )  # fmt: skip
 
 
 def _name(axes: Axes, curves: dict[str, Curve]) -> None:
-    """Write the name of each curve beside its right end, right of the panel."""
-    bottom, top = axes.get_ylim()
-    ends = sorted((curve[-1][1], codec) for codec, curve in curves.items() if curve)
+    """Write the name of each curve: right of the panel, or above its last point if that is far from there but leaves room."""
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    along = {codec: math.log(curve[-1][0] / left) / math.log(right / left) for codec, curve in curves.items() if curve}
+    ends = sorted(
+        (curves[codec][-1][1], codec) for codec, share in along.items() if share > (0.88 if codec == "gsd-more" else 0)
+    )
     heights = spread([(y - bottom) / (top - bottom) for y, _ in ends], _GAP)
     for (_, codec), height in zip(ends, heights, strict=True):
+        style = STYLES[codec]
+        weight = "bold" if codec == "gsd" else "normal"
+        place: dict[str, Any] = {"xycoords": "axes fraction", "va": "center", "annotation_clip": False}
+        axes.annotate(style.label, (1.015, height), color=style.color, fontsize=8.5, fontweight=weight, **place)
+    if 0.35 < along.get("gsd-more", 0) <= 0.88:  # the others of its panels go on to the right
+        style = STYLES["gsd-more"]
         axes.annotate(
-            STYLES[codec].label, (1.015, height), xycoords="axes fraction", va="center", fontsize=8.5,
-            color=STYLES[codec].color, fontweight="bold" if codec == "gsd" else "normal", annotation_clip=False,
+            style.label, curves["gsd-more"][-1], (-7, 7), textcoords="offset points", ha="right", color=style.color, fontsize=8.5
         )  # fmt: skip
 
 
@@ -164,12 +180,11 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
     return [total / number + place * gap for total, number in groups for place in range(int(number))]
 
 
-def _axis(axes: Axes, low: float, high: float) -> None:
+def _axis(axes: Axes, low: float, high: float, subs: Sequence[float]) -> None:
     axes.set_xscale("log")
     axes.set_xlim(low, high)
     axes.set_xlabel("bytes per image, whole files")
-    subs = (1, 2, 3, 5) if high / low > 10 else (1, 1.5, 2, 3, 4, 5, 7)
-    axes.xaxis.set_major_locator(LogLocator(subs=subs))
+    axes.xaxis.set_major_locator(FixedLocator([sub * 10.0**power for power in range(7) for sub in subs]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.grid(alpha=0.25)
