@@ -26,21 +26,22 @@ _TINT = f32(0.7)  # of the error at its pixel is the first colour of a Gaussian 
 @njit(**HELPER)
 def contribution(
     values: Floats, n: int, channels: int, width: int, stride: int, plane: int, placed: Floats, box: NDArray[np.int64],
-    residual: Floats, weights: Floats, at: int,
+    residual: Floats, inside: Floats, weights: Floats, at: int,
 ) -> Any:  # fmt: skip
     """By how much the squared error grows if Gaussian n goes, its weights kept from ``at`` on.
 
-    ``residual`` is picture minus target and zero in the spare columns.
+    ``residual`` is picture minus target; it and ``inside`` are zero in the spare columns, where ``inside`` ends (a row of ones).
     """
     zero = fill(_ZERO)
     s, s0, s1, s2, s3 = zero, zero, zero, zero, zero
     for block in range(box[1]):
         x = box[0] + block * LANES
         o = box[2] * stride + x
+        within = load(inside, x)
         for _ in range(box[2], box[3]):
             w = load(weights, at)
             at += LANES
-            s = s + w * w
+            s = s + w * w * within
             s0 = s0 + w * load(residual, o)
             if channels > 1:
                 s1 = s1 + w * load(residual, o + plane)
@@ -78,11 +79,13 @@ def relocate(
     """
     rows, count = parameters.shape
     channels = rows - 5
+    inside = np.zeros(stride + LANES, np.float32)
+    inside[:width] = _ONE
     matters = np.empty(count, np.float32)
     at = 0
     for n in range(count):
         matters[n] = contribution(
-            values, n, channels, width, stride, plane, placed[n], box[n], residual, weights, at
+            values, n, channels, width, stride, plane, placed[n], box[n], residual, inside, weights, at
         )  # fmt: skip
         at += box[n, 1] * (box[n, 3] - box[n, 2]) * LANES
     energy = np.empty(height * width, np.float32)

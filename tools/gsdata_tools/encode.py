@@ -56,6 +56,13 @@ def _parser() -> argparse.ArgumentParser:
         help="optimiser steps per image; more is slower and better",
     )
     group.add_argument(
+        "--tries",
+        type=cli.positive_int,
+        metavar="N",
+        help="fits of every image to choose from, of which the best is kept; with --bytes-per-image they have different numbers of "
+        "Gaussians, which go to the images that gain most (default: 2 with --bytes-per-image, else 1)",
+    )
+    group.add_argument(
         "--bits",
         type=_bits,
         metavar="P/S/L/C",

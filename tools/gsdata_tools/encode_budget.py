@@ -1,9 +1,9 @@
-"""How many Gaussians fit into a byte budget: estimate, fit a few more, measure, and take out the least useful."""
+"""How many Gaussians fit into a byte budget: estimate, fit fewer and more, and keep of each image what the file can hold."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from gsdata.errors import BudgetError
 from gsdata.quantize import Codes, Quantizer, QuantizerSet
 from gsdata.streams import MAX_COUNT
+from gsdata_tools.density import Candidates, candidate_factors
 from gsdata_tools.fit import Bits, FitResult
 
 LEAST_USE = 0.98
 _SAMPLE = 32
-_SURPLUS = 1.06  # fitted beyond the estimate, so that there is something to take out
+_SURPLUS = 1.06  # a single try is fitted beyond the estimate, and then the least useful are taken out
 _ROUNDS = 4
 
 Counts = NDArray[np.int64]
@@ -47,22 +48,24 @@ def fit_to_budget(
     budget: int,
     bits: Bits,
     *,
+    tries: int,
     measure: Callable[[Codes], int],
     measure_sample: Callable[[Codes, Any], int],
     sample_fit: Callable[[Any, Counts], FitResult],
-    fit: Callable[[Counts, str], FitResult],
+    fit: Callable[[Sequence[Counts], str], Candidates],
     improve: Callable[[Codes], tuple[Codes, NDArray[np.float32]]],
 ) -> Codes:
-    """Codes of a file of 98 to 100 % of ``budget`` bytes.
+    """Codes of a file of 98 to 100 % of ``budget`` bytes, the Gaussians where they raise the mean PSNR most.
 
     Args:
         images: (B, H, W, C) uint8.
         budget: bytes of the whole file.
         bits: widths of the codes.
+        tries: fits of every image, to choose from.
         measure: size in bytes of the file with these codes.
         measure_sample: the same for the images at given indices.
         sample_fit: a quick fit of the images at given indices with given counts.
-        fit: the fit of all images with given counts, its blocks saved under a prefix.
+        fit: fits of all images, one for each array of counts, their blocks saved under a prefix.
         improve: better codes, and what each Gaussian is worth (``FitResult.losses``), after some were taken out.
 
     Raises:
@@ -84,17 +87,19 @@ def fit_to_budget(
     tried = sample_fit(chosen, counts)
     without = measure_sample(placeholder(np.zeros(len(chosen), np.int64), size, channels, bits), chosen)
     spent = 8 * (measure_sample(tried.codes, chosen) - without) / max(1, int(counts.sum()))
-    total = math.ceil(_SURPLUS * 8 * (budget - empty) / spent)
+    total = 8 * (budget - empty) / spent
+    factors = candidate_factors(tries) if tries > 1 else [_SURPLUS]
     for attempt in range(_ROUNDS):
-        counts = spread_counts(total, number)
-        result = fit(counts, f"round{attempt}-")
-        weight = measure(result.codes)
-        if weight > budget:
-            return _prune(result.codes, result.losses, weight, budget, empty, measure, improve)
-        if weight >= LEAST_USE * budget or int(counts.sum()) == number * MAX_COUNT:
-            return result.codes
-        total = math.ceil(_SURPLUS * int(counts.sum()) * (budget - empty) / max(1, weight - empty))
-    return result.codes
+        plans = [spread_counts(max(number, round(total * factor)), number) for factor in factors]
+        candidates = fit(plans, f"round{attempt}-")
+        choice, weight = candidates.best_within(budget, measure)
+        codes, losses = candidates.pick(choice)
+        if weight > budget and (tries == 1 or attempt == _ROUNDS - 1 or int(plans[0].max()) <= 1):
+            return _prune(codes, losses, weight, budget, empty, measure, improve)
+        if LEAST_USE * budget <= weight <= budget or int(plans[-1].sum()) == number * MAX_COUNT:
+            break
+        total = int(codes.counts.sum()) * (budget - empty) / max(1, weight - empty)
+    return codes
 
 
 def _prune(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from gsdata import Codes, GsdFile, Recipe
 from gsdata.errors import BudgetError
 from gsdata.streams import MAX_COUNT
 from gsdata_tools import cli, encode_budget, fit, metrics
+from gsdata_tools.density import Candidates
 from gsdata_tools.sources import ImageSet, load
 
 SCHEMA = "gsd-encode/1"
@@ -94,6 +96,7 @@ class _Run:
         self.steps = int(options["steps"])
         bytes_per_image = options["bytes_per_image"]
         self.budget = None if bytes_per_image is None else math.floor(bytes_per_image * len(data.images) + 1e-9)
+        self.tries = int(options["tries"])
         self.bits = (
             fit.Bits(*options["bits"])
             if options["bits"]
@@ -111,7 +114,7 @@ class _Run:
             few = images[np.linspace(0, len(images) - 1, min(_PROBE_IMAGES, len(images))).astype(np.int64)]
             start = time.monotonic()
             fit.fit_gaussians(few, self._guess(), steps=_PROBE_STEPS, threads=self.threads)
-            spent = (time.monotonic() - start) / (len(few) * _PROBE_STEPS) * len(images)
+            spent = (time.monotonic() - start) / (len(few) * _PROBE_STEPS) * len(images) * self.tries
             possible = max(1, int(_SAFETY * deadline.remaining() / max(spent, 1e-9)))
             if possible < self.steps:
                 cli.note(
@@ -124,7 +127,9 @@ class _Run:
         """The codes to store: a fixed number of Gaussians, or what the budget holds."""
         images = self.data.images
         if self.budget is None:
-            return self._fit(np.full(len(images), self.options["gaussians"], np.int64), "").codes
+            counts = np.full(len(images), self.options["gaussians"], np.int64)
+            candidates = self._fit([counts] * self.tries, "")
+            return candidates.pick(candidates.best())[0]
         quick = min(self.steps, _SAMPLE_STEPS)
 
         def sample_fit(chosen: NDArray[np.int64], counts: NDArray[np.int64]) -> fit.FitResult:
@@ -140,6 +145,7 @@ class _Run:
             images,
             self.budget,
             self.bits,
+            tries=self.tries,
             measure=lambda codes: len(self.file(codes)),
             measure_sample=lambda codes, chosen: len(self.file(codes, chosen)),
             sample_fit=sample_fit,
@@ -156,9 +162,9 @@ class _Run:
         content: bytes = gsdata.to_bytes(codes, labels=labels if classes else None, classes=classes, **self._extras)
         return content
 
-    def _fit(self, counts: NDArray[np.int64], name: str) -> fit.FitResult:
-        with cli.Progress(len(self.data.images), "images", self.quiet) as progress:
-            return fit.fit_images(
+    def _fit(self, counts: Sequence[NDArray[np.int64]], name: str) -> Candidates:
+        with cli.Progress(len(self.data.images) * len(counts), "fits", self.quiet) as progress:
+            return Candidates(
                 self.data.images,
                 counts,
                 steps=self.steps,
@@ -210,6 +216,7 @@ def _options(arguments: argparse.Namespace, data: ImageSet) -> dict[str, Any]:
         "gaussians": gaussians,
         "bytes_per_image": arguments.bytes_per_image,
         "steps": arguments.steps,
+        "tries": arguments.tries or (1 if arguments.bytes_per_image is None else 2),
         "bits": list(arguments.bits) if arguments.bits else None,
         "size": list(size) if isinstance(size, tuple) else size,
         "limit": arguments.limit,
