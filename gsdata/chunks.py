@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gsdata import streams
-from gsdata.container import Container
+from gsdata import rans, streams
+from gsdata.container import RANS, Container, Section
 from gsdata.errors import FormatError
 from gsdata.header import Header
 from gsdata.quantize import Codes
+from gsdata.rans import Layout
 from gsdata.streams import Labels
 
 _CACHE_BYTES = 64 << 20
+# Chunks that are decoded together: rANS in NumPy is faster the more sections it has at a time.
+_BATCH_CHUNKS, _BATCH_BYTES = 16, 4 << 20
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Chunks:
 
     Attributes:
         starts: (chunks + 1,) int64: chunk i holds the images starts[i] to starts[i + 1].
-        names: the format's own streams of every chunk, in order.
+        names: the format's own sections of every chunk, in order.
         optional: rows of the section table that hold optional sections, by name.
     """
 
@@ -43,7 +46,7 @@ class Chunks:
             FormatError: they do not.
         """
         self._container, self._header, self._path = container, header, container.source.name
-        self.names = streams.stream_names(header.channels, header.label_layout)
+        self.names = streams.section_names(header.label_layout)
         self.starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(header.images)])
         self._rows = self._check_own()
         self._check_sizes()
@@ -56,96 +59,135 @@ class Chunks:
 
     def _check_own(self) -> NDArray[np.int64]:
         table, width = self._container.table, len(self.names)
-        rows = np.flatnonzero(table["stream"] < width)
+        rows = np.flatnonzero(table["name"] < width)
         expected = np.arange(len(self) * width)
-        found = table["chunk"][rows].astype(np.int64) * width + table["stream"][rows]
+        found = table["chunk"][rows].astype(np.int64) * width + table["name"][rows]
         if not np.array_equal(found, expected):
             same = min(len(found), len(expected))
             at = int(np.append(found[:same] != expected[:same], True).argmax())
             what = f"{self.names[at % width]!r} of chunk {at // width}" if at < len(expected) else "nothing more"
             raise FormatError(
                 f"{self._path}: section table: after {at} of the format's own sections {what} expected; the header "
-                f"lists {len(self)} chunks of {width} streams"
+                f"lists {len(self)} chunks of {width} sections"
             )
         return rows.reshape(len(self), width)
 
     def _check_sizes(self) -> None:
-        sizes = np.array([list(self.raw_sizes(chunk).values()) for chunk in range(len(self))], np.int64)
+        sizes = np.array([[part.raw_size for part in self.layouts(n).values()] for n in range(len(self))], np.int64)
         found = self._container.table["raw"][self._rows]
         wrong = np.argwhere(found != sizes.reshape(found.shape))
         if len(wrong):
-            chunk, stream = (int(i) for i in wrong[0])
+            chunk, name = (int(i) for i in wrong[0])
             raise FormatError(
-                f"{self._path}: section {self.names[stream]!r} of chunk {chunk}: the table says "
-                f"{int(found[chunk, stream])} decoded bytes, the header implies {int(sizes[chunk, stream])}"
+                f"{self._path}: section {self.names[name]!r} of chunk {chunk}: the table says "
+                f"{int(found[chunk, name])} decoded bytes, the header implies {int(sizes[chunk, name])}"
             )
 
     def _check_optional(self) -> dict[str, int]:
-        rows = [int(row) for row in np.flatnonzero(self._container.table["stream"] >= len(self.names))]
+        rows = [int(row) for row in np.flatnonzero(self._container.table["name"] >= len(self.names))]
         sections = [self._container.section(row) for row in rows]
-        expected = [(name, 0) for name in self._header.streams[len(self.names) :]]
-        if [(section.stream, section.chunk) for section in sections] != expected:
+        expected = [(name, 0) for name in self._header.sections[len(self.names) :]]
+        if [(section.name, section.chunk) for section in sections] != expected:
             raise FormatError(f"{self._path}: section table: every optional section must be there once, as chunk 0")
-        return {section.stream: row for section, row in zip(sections, rows, strict=True)}
+        return {section.name: row for section, row in zip(sections, rows, strict=True)}
 
-    def raw_sizes(self, chunk: int) -> dict[str, int]:
-        """Decoded size of every stream of a chunk, derived from the header."""
+    def layouts(self, chunk: int) -> dict[str, Layout]:
+        """What every section of a chunk holds, derived from the header."""
         header = self._header
         images, gaussians = int(header.images[chunk]), int(header.gaussians[chunk])
         quantizers = header.quantizers[int(header.chunk_quantizers[chunk])]
-        sizes = streams.raw_sizes(images, gaussians, header.channels, quantizers)
         entries = int(header.label_entries[chunk])
-        sizes |= streams.label_raw_sizes(header.label_layout, header.class_count, images, entries)
-        return {name: sizes[name] for name in self.names}
+        return streams.layouts(
+            header.label_layout, header.class_count, images, entries, gaussians, header.channels, quantizers
+        )
+
+    def section(self, chunk: int, name: str) -> Section:
+        """The table's entry of a section of the format's own."""
+        return self._container.section(int(self._rows[chunk, self.names.index(name)]))
 
     def raw(self, chunk: int, names: Iterable[str] | None = None) -> dict[str, bytes]:
-        """Decoded bytes of the streams of a chunk (None: all), in their order.
+        """Decoded bytes of the sections of a chunk (None: all), in their order.
 
         Raises:
             GsdError: they are damaged.
         """
-        sizes = self.raw_sizes(chunk)
-        rows = dict(zip(self.names, self._rows[chunk].tolist(), strict=True))
-        wanted = self.names if names is None else names
-        return {name: self._container.read(self._container.section(rows[name]), sizes[name]) for name in wanted}
+        return next(self.raws([chunk], names))
 
-    def counts(self, chunk: int) -> NDArray[np.int64]:
-        """Gaussians of each image of a chunk.
+    def raws(self, chunks: Iterable[int], names: Iterable[str] | None = None) -> Iterator[dict[str, bytes]]:
+        """The same of many chunks, some of them decoded together.
 
         Raises:
-            GsdError: the stream is damaged or does not add up.
+            GsdError: they are damaged.
         """
-        return self._counts(chunk, self.raw(chunk, ["counts"])["counts"])
+        wanted = self.names if names is None else tuple(names)
+        batch: list[int] = []
+        size = 0
+        for chunk in chunks:
+            more = sum(self.layouts(chunk)[name].raw_size for name in wanted)
+            if batch and (len(batch) == _BATCH_CHUNKS or size + more > _BATCH_BYTES):
+                yield from self._read(batch, wanted)
+                batch, size = [], 0
+            batch.append(chunk)
+            size += more
+        if batch:
+            yield from self._read(batch, wanted)
+
+    def _read(self, chunks: list[int], names: tuple[str, ...]) -> list[dict[str, bytes]]:
+        found: list[dict[str, bytes]] = [{} for _ in chunks]
+        coded = []
+        for of_chunk, chunk in zip(found, chunks, strict=True):
+            layouts = self.layouts(chunk)
+            for name in names:
+                section = self.section(chunk, name)
+                if section.codec == RANS:
+                    stored = self._container.read_stored(section)
+                    coded.append((of_chunk, name, (stored, layouts[name], self._container.where(section))))
+                    of_chunk[name] = b""  # keeps its place in the order
+                else:
+                    of_chunk[name] = self._container.read(section, layouts[name].raw_size)
+        for (of_chunk, name, _), raw in zip(coded, rans.decode([job for _, _, job in coded]), strict=True):
+            of_chunk[name] = raw
+        return found
+
+    def counts(self) -> list[NDArray[np.int64]]:
+        """Gaussians of each image, chunk by chunk.
+
+        Raises:
+            GsdError: a section is damaged or does not add up.
+        """
+        return [self._counts(chunk, raw["counts"]) for chunk, raw in enumerate(self.raws(range(len(self)), ["counts"]))]
 
     def _counts(self, chunk: int, raw: bytes) -> NDArray[np.int64]:
         images, gaussians = int(self._header.images[chunk]), int(self._header.gaussians[chunk])
         return streams.decode_counts(raw, images, gaussians, f"{self._path}: chunk {chunk}, stream 'counts'")
 
-    def check(self, chunk: int) -> None:
-        """Decode everything in a chunk and keep nothing.
+    def check(self) -> None:
+        """Decode everything and keep nothing.
 
         Raises:
             GsdError: the first thing that is wrong.
         """
-        self._decode(chunk)
-        self._decode_labels(chunk)
+        for chunk, raw in enumerate(self.raws(range(len(self)))):
+            self._decode(chunk, raw)
+            self._decode_labels(chunk, raw)
 
-    def _decode(self, chunk: int) -> _Gaussians:
-        raw = self.raw(chunk, [name for name in self.names if name not in streams.LABEL_STREAMS])
+    def _decode(self, chunk: int, raw: dict[str, bytes]) -> _Gaussians:
         counts = self._counts(chunk, raw["counts"])
         quantizers = self._header.quantizers[int(self._header.chunk_quantizers[chunk])]
         where = f"{self._path}: chunk {chunk}"
-        return _Gaussians(*streams.decode_codes(raw, counts, self._header.channels, quantizers, where))
+        return _Gaussians(*streams.decode_codes(raw["gaussians"], counts, self._header.channels, quantizers, where))
 
-    def _gaussians(self, chunk: int) -> _Gaussians:
-        decoded = self._cache.get(chunk)
-        if decoded is None:
-            decoded = self._decode(chunk)
+    def _gaussians(self, chunks: list[int]) -> list[_Gaussians]:
+        found = {chunk: self._cache[chunk] for chunk in chunks if chunk in self._cache}
+        missing = [chunk for chunk in dict.fromkeys(chunks) if chunk not in found]
+        for chunk, raw in zip(missing, self.raws(missing, ("counts", "gaussians")), strict=True):
+            decoded = self._decode(chunk, raw)
+            found[chunk] = decoded
             size = decoded.means.nbytes + decoded.cholesky.nbytes + decoded.colors.nbytes
             if self._cached_bytes + size <= _CACHE_BYTES:
                 self._cache[chunk] = decoded
                 self._cached_bytes += size
-        return decoded
+        return [found[chunk] for chunk in chunks]
 
     def codes(self, chunks: Iterable[int], counts: NDArray[np.int64]) -> Codes:
         """The codes of whole chunks; ``counts`` are those of all images of the file.
@@ -155,7 +197,7 @@ class Chunks:
         """
         header, numbers = self._header, [int(chunk) for chunk in chunks]
         none = _Gaussians(*(np.zeros((0, width), np.uint16) for width in (2, 3, header.channels)))
-        parts = [self._gaussians(chunk) for chunk in numbers] or [none]
+        parts = self._gaussians(numbers) or [none]
         return Codes(
             means=np.concatenate([part.means for part in parts]),
             cholesky=np.concatenate([part.cholesky for part in parts]),
@@ -169,11 +211,10 @@ class Chunks:
             kernel=header.kernel,
         )
 
-    def _decode_labels(self, chunk: int) -> Labels:
+    def _decode_labels(self, chunk: int, raw: dict[str, bytes]) -> Labels:
         header = self._header
         layout, classes = header.label_layout, header.class_count
         images, entries = int(header.images[chunk]), int(header.label_entries[chunk])
-        raw = self.raw(chunk, streams.label_raw_sizes(layout, classes, images, entries))
         return streams.decode_labels(raw, layout, classes, images, entries, f"{self._path}: chunk {chunk}, labels")
 
     def labels(self) -> Labels:
@@ -183,7 +224,8 @@ class Chunks:
             GsdError: a chunk's labels are damaged or out of range.
         """
         header = self._header
-        parts = [self._decode_labels(chunk) for chunk in range(len(self))]
+        names = [name for name in self.names if name in streams.LABEL_SECTIONS]
+        parts = [self._decode_labels(chunk, raw) for chunk, raw in enumerate(self.raws(range(len(self)), names))]
         hard = [part.hard for part in parts if part.hard is not None]
         weights = [part.weights for part in parts if part.weights is not None]
         if header.label_layout == "none":

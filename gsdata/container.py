@@ -26,20 +26,20 @@ from gsdata import canonical
 from gsdata.errors import ChecksumError, FormatError, LimitError, VersionError
 
 MAGIC = b"\x89GSD\r\n\x1a\n"
-VERSION = (0, 1)
+VERSION = (0, 2)
 PREAMBLE = struct.Struct("<8sHHIIIQ")  # magic, major, minor, flags, header length, section count, file length
 CRC = struct.Struct("<I")
 PREAMBLE_SIZE = PREAMBLE.size + CRC.size
-SECTION = struct.Struct("<HBBIIIIQ")  # stream, codec, zero, chunk, stored size, raw size, crc of stored bytes, offset
-STORED, ZSTD = 0, 1
+SECTION = struct.Struct("<HBBIIIIQ")  # name, codec, zero, chunk, stored size, raw size, crc of stored bytes, offset
+STORED, ZSTD, RANS = 0, 1, 2
 FLAG_HEADER_ZSTD = 1
-CODEC_NAMES = {STORED: "stored", ZSTD: "zstd"}
+CODEC_NAMES = {STORED: "stored", ZSTD: "zstd", RANS: "rans"}
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 # The same layout as SECTION, for checking a whole table at once.
 _TABLE = np.dtype(
     [
-        ("stream", "<u2"),
+        ("name", "<u2"),
         ("codec", "u1"),
         ("zero", "u1"),
         ("chunk", "<u4"),
@@ -114,9 +114,9 @@ class FileSource:
 
 @dataclass(frozen=True)
 class Section:
-    """One entry of the section table: where a chunk of a stream lies and how it is stored."""
+    """One entry of the section table: where a section of a chunk lies and how it is stored."""
 
-    stream: str
+    name: str
     chunk: int
     codec: int
     stored_size: int
@@ -133,8 +133,8 @@ class Container:
         source: where the sections are read from.
         version: (major, minor).
         header: the parsed header; header_bytes: in its canonical form; header_size: bytes it takes in the file.
-        names: names of the streams, which the table refers to by number.
-        table: the section table, checked, as a structured array: ``stream``, ``codec``, ``chunk``, ``stored``,
+        names: names of the sections, which the table refers to by number.
+        table: the section table, checked, as a structured array: ``name``, ``codec``, ``chunk``, ``stored``,
             ``raw``, ``crc``, ``offset``.
     """
 
@@ -148,13 +148,17 @@ class Container:
 
     def section(self, row: int) -> Section:
         """One entry of the table."""
-        stream, codec, _, chunk, stored, raw, crc, offset = self.table[row].item()
-        return Section(self.names[stream], chunk, codec, stored, raw, crc, offset)
+        name, codec, _, chunk, stored, raw, crc, offset = self.table[row].item()
+        return Section(self.names[name], chunk, codec, stored, raw, crc, offset)
 
     @cached_property
     def sections(self) -> tuple[Section, ...]:
         """All entries of the table."""
         return tuple(self.section(row) for row in range(len(self.table)))
+
+    def where(self, section: Section) -> str:
+        """A section's place, for messages."""
+        return f"{self.source.name}: section {section.name!r} of chunk {section.chunk} at offset {section.offset}"
 
     def read_stored(self, section: Section) -> bytes:
         """The stored bytes of a section, once their checksum is right.
@@ -164,7 +168,7 @@ class Container:
             FormatError: the file became shorter since it was opened.
         """
         data = self.source.read(section.offset, section.stored_size)
-        where = f"{self.source.name}: section {section.stream!r} of chunk {section.chunk} at offset {section.offset}"
+        where = self.where(section)
         if len(data) != section.stored_size:
             raise FormatError(f"{where}: {section.stored_size} bytes expected, {len(data)} found; did the file change?")
         if zlib.crc32(data) != section.crc:
@@ -174,16 +178,17 @@ class Container:
         return data
 
     def read(self, section: Section, raw_size: int) -> bytes:
-        """The decoded bytes of a section.
+        """The decoded bytes of a section that is stored as it is or by zstd.
 
         Args:
             section: one of ``sections``.
             raw_size: its decoded size, derived by the caller from counts and bit widths, never from the file's table.
 
         Raises:
-            FormatError, ChecksumError, LimitError: sizes disagree, bytes are damaged, or the frame is not as required.
+            FormatError, ChecksumError, LimitError: sizes disagree, bytes are damaged, the frame is not as required, or the
+                codec needs to know what the section holds.
         """
-        where = f"{self.source.name}: section {section.stream!r} of chunk {section.chunk} at offset {section.offset}"
+        where = self.where(section)
         if raw_size > MAX_RAW:
             raise LimitError(f"{where}: {raw_size} bytes decoded, more than the limit of {MAX_RAW}")
         if section.raw_size != raw_size:
@@ -193,6 +198,8 @@ class Container:
         data = self.read_stored(section)
         if section.codec == STORED:
             return data
+        if section.codec != ZSTD:
+            raise FormatError(f"{where}: codec {CODEC_NAMES[section.codec]} is for sections of the format only")
         return _decompress(data, raw_size, where)
 
 
@@ -220,26 +227,32 @@ def _decompress(data: bytes, raw_size: int, where: str) -> bytes:
     return raw
 
 
-def write_container(header: Mapping[str, Any], streams: Sequence[tuple[str, int, bytes]], level: int) -> bytes:
+def write_container(
+    header: Mapping[str, Any],
+    sections: Sequence[tuple[str, int, bytes]],
+    level: int,
+    coded: Mapping[tuple[str, int], bytes] | None = None,
+) -> bytes:
     """The bytes of a container.
 
     Args:
-        header: becomes canonical msgpack; its ``streams`` lists the stream names in their order.
-        streams: (stream name, chunk number, raw bytes); sorted here by chunk, then by the order of the names.
+        header: becomes canonical msgpack; its ``sections`` lists the names of sections in their order.
+        sections: (name, chunk number, raw bytes); sorted here by chunk, then by the order of the names.
         level: zstd level; what zstd does not shrink is stored as it is, and at level 0 everything is.
+        coded: by name and chunk number, the bytes of a section as codec ``RANS``, taken where they are fewest.
 
     Raises:
         LimitError: the header, a section or their number exceeds the limits of the format.
         ValueError: the header holds what canonical msgpack cannot.
     """
-    names = list(header["streams"])
+    names = list(header["sections"])
     header_bytes = canonical.encode(header)
     if len(header_bytes) > MAX_HEADER:
         raise LimitError(
             f"the header would take {len(header_bytes)} bytes, the limit is {MAX_HEADER}; shorten the metadata"
         )
-    if len(streams) > MAX_SECTIONS:
-        raise LimitError(f"{len(streams)} sections, the limit is {MAX_SECTIONS}; use larger chunks")
+    if len(sections) > MAX_SECTIONS:
+        raise LimitError(f"{len(sections)} sections, the limit is {MAX_SECTIONS}; use larger chunks")
     compressor = zstandard.ZstdCompressor(level=level, write_checksum=False, write_content_size=True, threads=0)
 
     def smallest(raw: bytes) -> tuple[int, bytes]:
@@ -248,18 +261,21 @@ def write_container(header: Mapping[str, Any], streams: Sequence[tuple[str, int,
 
     codec, header_bytes = smallest(header_bytes)
     flags = FLAG_HEADER_ZSTD if codec == ZSTD else 0
-    offset = PREAMBLE_SIZE + len(header_bytes) + SECTION.size * len(streams)
+    offset = PREAMBLE_SIZE + len(header_bytes) + SECTION.size * len(sections)
     table, payload = bytearray(), []
-    for name, chunk, raw in sorted(streams, key=lambda item: (item[1], names.index(item[0]))):
+    for name, chunk, raw in sorted(sections, key=lambda item: (item[1], names.index(item[0]))):
         if len(raw) > MAX_RAW:
             raise LimitError(
                 f"chunk {chunk} of {name!r} has {len(raw)} bytes, the limit is {MAX_RAW}; use smaller chunks"
             )
         codec, stored = smallest(raw)
+        other = (coded or {}).get((name, chunk), stored)
+        if len(other) < len(stored):
+            codec, stored = RANS, other
         table += SECTION.pack(names.index(name), codec, 0, chunk, len(stored), len(raw), zlib.crc32(stored), offset)
         payload.append(stored)
         offset += len(stored)
-    preamble = PREAMBLE.pack(MAGIC, *VERSION, flags, len(header_bytes), len(streams), offset)
+    preamble = PREAMBLE.pack(MAGIC, *VERSION, flags, len(header_bytes), len(sections), offset)
     crc = zlib.crc32(bytes(table), zlib.crc32(header_bytes, zlib.crc32(preamble)))
     return b"".join([preamble, CRC.pack(crc), header_bytes, bytes(table), *payload])
 
@@ -316,9 +332,9 @@ def read_container(source: Source) -> Container:
         header = canonical.decode(header_bytes)
     except FormatError as error:
         raise type(error)(f"{name}: {error} (header starts at offset {PREAMBLE_SIZE})") from None
-    names = header.get("streams")
+    names = header.get("sections")
     if not isinstance(names, list) or not all(isinstance(n, str) for n in names) or len(set(names)) != len(names):
-        raise FormatError(f"{name}: the header's 'streams' must be a list of different names")
+        raise FormatError(f"{name}: the header's 'sections' must be a list of different names")
     table = np.frombuffer(body, _TABLE, section_count, header_length)
     _check_table(table, len(names), PREAMBLE_SIZE + header_length, file_length, name)
     return Container(source, (major, minor), header, header_bytes, header_length, tuple(names), table)
@@ -339,30 +355,30 @@ def _header_bytes(stored: bytes, flags: int, where: str) -> bytes:
     return _decompress(stored, size, where)
 
 
-def _check_table(table: NDArray[np.void], streams: int, start: int, file_length: int, name: str) -> None:
+def _check_table(table: NDArray[np.void], names: int, start: int, file_length: int, name: str) -> None:
     stored, raw = table["stored"].astype(np.int64), table["raw"]
     expected = start + table.nbytes + np.cumsum(stored) - stored
-    # (chunk, stream) as one number; entries ascend strictly.
-    order = (table["chunk"].astype(np.int64) << 16) + table["stream"]
-    kept, packed = table["codec"] == STORED, table["codec"] == ZSTD
+    # (chunk, name) as one number; entries ascend strictly.
+    order = (table["chunk"].astype(np.int64) << 16) + table["name"]
+    kept, packed = table["codec"] == STORED, (table["codec"] == ZSTD) | (table["codec"] == RANS)
 
     def refuse(bad: NDArray[np.bool_], what: str, error: type[FormatError] = FormatError) -> None:
         if bad.any():
             row = int(bad.argmax())
             values = {
-                key: int(table[key][row]) for key in ("stream", "codec", "zero", "chunk", "stored", "raw", "offset")
+                key: int(table[key][row]) for key in ("name", "codec", "zero", "chunk", "stored", "raw", "offset")
             }
             where = f"{name}: section table entry {row} at offset {start + row * SECTION.size}"
             raise error(f"{where}: {what.format(**values, expected=int(expected[row]))}")
 
-    refuse(table["stream"] >= streams, f"stream {{stream}}, but the header lists {streams}")
+    refuse(table["name"] >= names, f"section name {{name}}, but the header lists {names}")
     refuse(table["zero"] != 0, "the reserved byte must be 0, found {zero}")
     refuse(~(kept | packed), f"unknown codec {{codec}}, expected one of {sorted(CODEC_NAMES)}")
-    refuse(np.diff(order, prepend=-1) <= 0, "sections must be sorted by chunk, then stream, without repeats")
+    refuse(np.diff(order, prepend=-1) <= 0, "sections must be sorted by chunk, then name, without repeats")
     refuse(table["offset"] != expected.astype(np.uint64), "offset {offset}, expected {expected}: no holes, no overlap")
     refuse(raw > MAX_RAW, f"{{raw}} decoded bytes, the limit is {MAX_RAW}", LimitError)
     refuse(kept & (raw != stored), "stored as it is, yet {stored} stored and {raw} decoded bytes")
-    refuse(packed & (stored >= raw), "zstd must shrink it, yet {stored} stored and {raw} decoded bytes")
+    refuse(packed & (stored >= raw), "codec {codec} must shrink it, yet {stored} stored and {raw} decoded bytes")
     end = start + table.nbytes + int(stored.sum())
     if end != file_length:
         raise FormatError(f"{name}: sections end at {end}, the file at {file_length}")

@@ -110,13 +110,13 @@ class GsdFile:
 
     @property
     def sections(self) -> tuple[Section, ...]:
-        """The section table: stream, chunk, codec, stored and raw size, checksum, offset."""
+        """The section table: name, chunk, codec, stored and raw size, checksum, offset."""
         return self._container.sections
 
     @cached_property
     def counts(self) -> NDArray[np.int64]:
         """(B,) int64: Gaussians of each image."""
-        parts = [self._chunks.counts(chunk) for chunk in range(len(self._chunks))]
+        parts = self._chunks.counts()
         return np.concatenate([*parts, np.zeros(0, np.int64)])
 
     @cached_property
@@ -164,8 +164,8 @@ class GsdFile:
     def byte_table(self) -> Budget:
         """Where the bytes go; the parts add up to the size of the file."""
         table = self._container.table
-        stored = np.bincount(table["stream"], table["stored"].astype(np.float64), len(self.header.streams)).astype(int)
-        labels = [i for i, name in enumerate(self.header.streams) if name in streams.LABEL_STREAMS]
+        stored = np.bincount(table["name"], table["stored"].astype(np.float64), len(self.header.sections)).astype(int)
+        labels = [i for i, name in enumerate(self.header.sections) if name in streams.LABEL_SECTIONS]
         optional = int(stored[len(self._chunks.names) :].sum())
         return Budget(
             payload=int(stored.sum()) - int(stored[labels].sum()) - optional,
@@ -194,11 +194,11 @@ class GsdFile:
 
     @cached_property
     def content_id(self) -> str:
-        """SHA-256 of the header and the decoded streams, in hex: equal files by content, whatever zstd made of them."""
+        """SHA-256 of the header and the decoded sections, in hex: equal files by content, whatever a coder made of them."""
         digest = hashlib.sha256(self._container.header_bytes)
-        for chunk in range(len(self._chunks)):
-            for raw in self._chunks.raw(chunk).values():
-                digest.update(raw)
+        for raw in self._chunks.raws(range(len(self._chunks))):
+            for data in raw.values():
+                digest.update(data)
         return digest.hexdigest()
 
     def verify(self) -> None:
@@ -207,8 +207,7 @@ class GsdFile:
         Raises:
             GsdError: the first thing that is wrong.
         """
-        for chunk in range(len(self._chunks)):
-            self._chunks.check(chunk)
+        self._chunks.check()
         for name in self._chunks.optional:
             self.read_optional(name)
 

@@ -15,7 +15,7 @@ from gsdata.errors import FormatError, LimitError, VersionError
 from gsdata.gaussians import ANTIALIAS_MODES, KERNEL, Antialias
 from gsdata.quantize import Quantizer, QuantizerSet
 from gsdata.recipe import Recipe
-from gsdata.streams import COLOR_TRANSFORM, LABEL_STREAMS, ORDER_TRANSFORM, LabelLayout, stream_names
+from gsdata.streams import COLOR_TRANSFORM, LABEL_SECTIONS, ORDER_TRANSFORM, LabelLayout, section_names
 
 MAX_IMAGES = 1 << 24
 MAX_GAUSSIANS = 1 << 32
@@ -44,7 +44,7 @@ _KEYS = (
     "quantizers",
     "recipe",
     "required",
-    "streams",
+    "sections",
     "transforms",
 )
 
@@ -60,7 +60,7 @@ class Header:
         label_layout: how labels are stored; class_count: K; classes: K names, or none.
         label_entries: (chunks,) int64: non-zero weights of sparse soft labels, zeros otherwise.
         recipe, provenance, metadata: how to train, where it came from, anything the user adds.
-        streams: names of all streams, in the order that the section table numbers them.
+        sections: names of all sections, in the order that the section table numbers them.
     """
 
     size: tuple[int, int]
@@ -76,7 +76,7 @@ class Header:
     class_count: int
     classes: tuple[str, ...]
     label_entries: NDArray[np.int64]
-    streams: tuple[str, ...]
+    sections: tuple[str, ...]
     recipe: Recipe = field(default_factory=Recipe)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
@@ -118,7 +118,7 @@ class Header:
             ],
             "recipe": self.recipe.to_dict(),
             "required": [],
-            "streams": list(self.streams),
+            "sections": list(self.sections),
             "transforms": {"color": color_transform(self.channels), "order": ORDER_TRANSFORM},
         }
 
@@ -187,7 +187,7 @@ class Header:
             class_count=class_count,
             classes=classes,
             label_entries=entries,
-            streams=_streams(_list(raw, "streams", str), channels, layout),
+            sections=_sections(_list(raw, "sections", str), layout),
             recipe=recipe,
             provenance=_map(raw, "provenance"),
             metadata=_map(raw, "metadata"),
@@ -229,20 +229,20 @@ def _chunks(
     return arrays[0], arrays[1], arrays[2], arrays[3]
 
 
-def _streams(names: list[str], channels: int, layout: LabelLayout) -> tuple[str, ...]:
-    known = stream_names(channels, layout)
+def _sections(names: list[str], layout: LabelLayout) -> tuple[str, ...]:
+    known = section_names(layout)
     optional = names[len(known) :]
     if tuple(names[: len(known)]) != known or sorted(set(optional)) != optional:
         raise FormatError(
-            f"header streams must be {', '.join(known)}, then optional ones sorted by name; found {_short(names)}"
+            f"header sections must be {', '.join(known)}, then optional ones sorted by name; found {_short(names)}"
         )
     for name in optional:
-        if not OPTIONAL_NAME.fullmatch(name) or name in LABEL_STREAMS:
+        if not OPTIONAL_NAME.fullmatch(name) or name in LABEL_SECTIONS:
             raise FormatError(
-                f"header streams: an optional section must be called like 'maker.name', found {_short(name)}"
+                f"header sections: an optional section must be called like 'maker.name', found {_short(name)}"
             )
     if len(optional) > MAX_OPTIONAL_SECTIONS:
-        raise LimitError(f"header streams: {len(optional)} optional sections, the limit is {MAX_OPTIONAL_SECTIONS}")
+        raise LimitError(f"header sections: {len(optional)} optional sections, the limit is {MAX_OPTIONAL_SECTIONS}")
     return tuple(names)
 
 

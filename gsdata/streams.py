@@ -1,7 +1,8 @@
 """Streams: the integer codes of one chunk <-> the raw bytes of its sections (FORMAT.md, "Streams").
 
-Every attribute component is a stream of its own. Transforms make streams small before zstd and cost nothing to undo:
-Gaussians of an image are sorted by position, so that x is stored as differences, and RGB colours become G, R-G, B-G.
+Every attribute component is a stream of its own; those of Gaussians share a section. Transforms make streams small and cost
+nothing to undo: Gaussians of an image are sorted by position, so that x is stored as differences, and RGB colours become
+G, R-G, B-G.
 """
 
 from __future__ import annotations
@@ -15,12 +16,24 @@ from numpy.typing import NDArray
 
 from gsdata.errors import FormatError
 from gsdata.quantize import Codes, QuantizerSet
+from gsdata.rans.layout import Layout
 
 COUNT_BITS = 16
 MAX_COUNT = 2**COUNT_BITS - 1
-LABEL_STREAMS = ("labels", "label.counts", "label.classes", "label.weights")
+LABEL_SECTIONS = ("labels", "label.counts", "label.classes", "label.weights")
 COLOR_TRANSFORM = "green-difference"
 ORDER_TRANSFORM = "sorted-delta"
+
+CONTEXTS = {
+    "y": [("x",)],
+    "l11": [("y",)],
+    "l22": [("l11",), ("y",)],
+    "l21": [("l11", "l22")],
+    "c0": [("l11", "l22")],
+    "c1": [("c0",), ("l11", "l22")],
+    "c2": [("c1",), ("l11", "l22")],
+}
+"""Which earlier streams may tell something about a stream: what the writer tries, and takes where it saves bits."""
 
 LabelLayout: TypeAlias = Literal["none", "hard", "dense", "sparse"]
 
@@ -30,15 +43,9 @@ def color_streams(channels: int) -> tuple[str, ...]:
     return tuple(f"c{channel}" for channel in range(channels))
 
 
-def stream_names(channels: int, labels: LabelLayout) -> tuple[str, ...]:
-    """All streams of a file in their order in the table: a reader needs each one before those after it."""
-    label_streams = {
-        "none": (),
-        "hard": ("labels",),
-        "dense": ("label.weights",),
-        "sparse": ("label.counts", "label.classes", "label.weights"),
-    }[labels]
-    return ("counts", *label_streams, "x", "y", "l11", "l21", "l22", *color_streams(channels))
+def section_names(labels: LabelLayout) -> tuple[str, ...]:
+    """All sections of a chunk in their order in the table: a reader needs each one before those after it."""
+    return ("counts", *label_layouts(labels, 1, 0, 0), "gaussians")
 
 
 def planes(bits: int) -> int:
@@ -114,7 +121,7 @@ def sort_order(codes: Codes) -> NDArray[np.int64]:
 
 
 def encode_codes(codes: Codes) -> dict[str, bytes]:
-    """Raw streams of one chunk, whose images share one quantiser set and whose Gaussians are in canonical order.
+    """Raw sections of one chunk, whose images share one quantiser set and whose Gaussians are in canonical order.
 
     Raises:
         ValueError: a code is beyond its quantiser's table.
@@ -132,25 +139,18 @@ def encode_codes(codes: Codes) -> dict[str, bytes]:
     x = codes.means[:, 0].astype(np.int64)
     delta = np.diff(x, prepend=0)
     delta[first] = x[first]
-    raw = {
-        "counts": pack(codes.counts, COUNT_BITS),
-        "x": pack(delta, quantizers.means.bits),
-        "y": pack(codes.means[:, 1], quantizers.means.bits),
-        "l11": pack(codes.cholesky[:, 0], quantizers.scales.bits),
-        "l21": pack(codes.cholesky[:, 1], quantizers.shear.bits),
-        "l22": pack(codes.cholesky[:, 2], quantizers.scales.bits),
-    }
     colors = rotate_colors(codes.colors, quantizers.colors.bits, forward=True)
-    raw |= {name: pack(colors[:, i], quantizers.colors.bits) for i, name in enumerate(color_streams(codes.channels))}
-    return raw
+    columns = [delta, codes.means[:, 1], *codes.cholesky[:, [0, 2, 1]].T, *colors.T]
+    streams = gaussian_layout(len(x), codes.channels, quantizers).streams
+    packed = [pack(column, bits) for column, (_, bits) in zip(columns, streams, strict=True)]
+    return {"counts": pack(codes.counts, COUNT_BITS), "gaussians": b"".join(packed)}
 
 
-def raw_sizes(images: int, gaussians: int, channels: int, quantizers: QuantizerSet) -> dict[str, int]:
-    """Decoded size of every Gaussian stream of a chunk, derived from what the header says of it."""
-    bits = {"x": quantizers.means.bits, "y": quantizers.means.bits, "l21": quantizers.shear.bits}
-    bits |= {"l11": quantizers.scales.bits, "l22": quantizers.scales.bits}
-    bits |= dict.fromkeys(color_streams(channels), quantizers.colors.bits)
-    return {"counts": planes(COUNT_BITS) * images} | {name: planes(b) * gaussians for name, b in bits.items()}
+def gaussian_layout(gaussians: int, channels: int, quantizers: QuantizerSet) -> Layout:
+    """What the section of the Gaussians of a chunk holds."""
+    means, scales, shear, colors = (getattr(quantizers, name).bits for name in ("means", "scales", "shear", "colors"))
+    geometry = (("x", means), ("y", means), ("l11", scales), ("l22", scales), ("l21", shear))
+    return Layout(gaussians, geometry + tuple((name, colors) for name in color_streams(channels)))
 
 
 def decode_counts(raw: bytes, images: int, gaussians: int, where: str) -> NDArray[np.int64]:
@@ -166,19 +166,20 @@ def decode_counts(raw: bytes, images: int, gaussians: int, where: str) -> NDArra
 
 
 def decode_codes(
-    raw: Mapping[str, bytes], counts: NDArray[np.int64], channels: int, quantizers: QuantizerSet, where: str
+    raw: bytes, counts: NDArray[np.int64], channels: int, quantizers: QuantizerSet, where: str
 ) -> tuple[NDArray[np.uint16], NDArray[np.uint16], NDArray[np.uint16]]:
     """Means (G, 2), cholesky (G, 3) and colors (G, C) of one chunk: the inverse of ``encode_codes``.
 
     Raises:
         FormatError: a code has no entry in its quantiser's table.
     """
-    count = int(counts.sum())
-
-    def stream(name: str, bits: int) -> NDArray[np.uint16]:
-        return unpack(raw[name], count, 2**bits, bits, f"{where}, stream {name!r}")
-
-    delta = stream("x", quantizers.means.bits)
+    count, at = int(counts.sum()), 0
+    columns = {}
+    for name, bits in gaussian_layout(count, channels, quantizers).streams:
+        size = planes(bits) * count
+        columns[name] = unpack(raw[at : at + size], count, 2**bits, bits, f"{where}, stream {name!r}")
+        at += size
+    delta = columns["x"]
     running = np.cumsum(delta, dtype=np.int64)
     starts = np.cumsum(counts) - counts
     # Running sums restart in every image: take off what had been summed before its first Gaussian.
@@ -186,15 +187,10 @@ def decode_codes(
     x = running - np.repeat(before, counts)
     if count and int(x.max()) >= 2**quantizers.means.bits:
         raise FormatError(f"{where}, stream 'x': positions add up beyond {2**quantizers.means.bits - 1}")
-    cholesky = [
-        stream("l11", quantizers.scales.bits),
-        stream("l21", quantizers.shear.bits),
-        stream("l22", quantizers.scales.bits),
-    ]
-    colors = np.stack([stream(name, quantizers.colors.bits) for name in color_streams(channels)], axis=1)
+    colors = np.stack([columns[name] for name in color_streams(channels)], axis=1)
     return (
-        np.stack([x.astype(np.uint16), stream("y", quantizers.means.bits)], axis=1),
-        np.stack(cholesky, axis=1),
+        np.stack([x.astype(np.uint16), columns["y"]], axis=1),
+        np.stack([columns[name] for name in ("l11", "l21", "l22")], axis=1),
         rotate_colors(colors, quantizers.colors.bits, forward=False),
     )
 
@@ -212,7 +208,7 @@ def rotate_colors(colors: NDArray[np.uint16], bits: int, *, forward: bool) -> ND
 
 
 def encode_labels(labels: Labels) -> dict[str, bytes]:
-    """Raw label streams of one chunk."""
+    """Raw label sections of one chunk."""
     if labels.layout == "hard":
         assert labels.hard is not None
         return {"labels": pack(labels.hard, class_bits(labels.class_count))}
@@ -230,18 +226,36 @@ def encode_labels(labels: Labels) -> dict[str, bytes]:
     }
 
 
-def label_raw_sizes(layout: LabelLayout, class_count: int, images: int, entries: int) -> dict[str, int]:
-    """Decoded size of every label stream of a chunk; ``entries`` counts the non-zero weights of a sparse layout."""
-    return {
+def label_layouts(layout: LabelLayout, class_count: int, images: int, entries: int) -> dict[str, Layout]:
+    """What the label sections of a chunk hold, in order; ``entries`` counts the non-zero weights of a sparse layout."""
+    lengths: dict[str, tuple[int, int]] = {
         "none": {},
-        "hard": {"labels": planes(class_bits(class_count)) * images},
-        "dense": {"label.weights": images * class_count},
+        "hard": {"labels": (images, class_bits(class_count))},
+        "dense": {"label.weights": (images * class_count, 8)},
         "sparse": {
-            "label.counts": planes(class_bits(class_count + 1)) * images,
-            "label.classes": planes(class_bits(class_count)) * entries,
-            "label.weights": entries,
+            "label.counts": (images, class_bits(class_count + 1)),
+            "label.classes": (entries, class_bits(class_count)),
+            "label.weights": (entries, 8),
         },
     }[layout]
+    return {name: Layout(count, ((name, bits),)) for name, (count, bits) in lengths.items()}
+
+
+def layouts(
+    labels: LabelLayout,
+    class_count: int,
+    images: int,
+    entries: int,
+    gaussians: int,
+    channels: int,
+    quantizers: QuantizerSet,
+) -> dict[str, Layout]:
+    """What every section of a chunk holds, in order."""
+    return {
+        "counts": Layout(images, (("counts", COUNT_BITS),)),
+        **label_layouts(labels, class_count, images, entries),
+        "gaussians": gaussian_layout(gaussians, channels, quantizers),
+    }
 
 
 def decode_labels(

@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gsdata import canonical, streams
+from gsdata import canonical, rans, streams
 from gsdata.container import write_container
 from gsdata.errors import FormatError, LimitError
 from gsdata.header import MAX_CHUNK_IMAGES, Header
@@ -23,6 +23,7 @@ from gsdata.streams import LabelLayout, Labels
 CHUNK_IMAGES = 1024
 CHUNK_RAW = 1 << 20
 LEVEL = 19
+_LEAST_CODED = 16  # bytes of a section: a model and states take about as much
 _SOFT_LAYOUTS: tuple[LabelLayout, LabelLayout] = ("dense", "sparse")
 
 
@@ -141,8 +142,9 @@ def quantize_weights(soft_labels: ArrayLike) -> NDArray[np.uint8]:
 
 def soft_labels_of(weights: NDArray[np.uint8]) -> Labels:
     """Soft labels in the layout that takes fewer bytes before compression (so that no zstd version decides)."""
+    entries = int(np.count_nonzero(weights))
     dense, sparse = (
-        sum(streams.label_raw_sizes(layout, weights.shape[1], len(weights), int(np.count_nonzero(weights))).values())
+        sum(part.raw_size for part in streams.label_layouts(layout, weights.shape[1], len(weights), entries).values())
         for layout in _SOFT_LAYOUTS
     )
     return Labels(_SOFT_LAYOUTS[sparse < dense], weights.shape[1], weights=weights)
@@ -192,12 +194,21 @@ def assemble(
     codes = _canonical(codes)
     chunks = _chunk_bounds(codes, chunk_images, labels.class_count if labels.weights is not None else 0)
     sections: list[tuple[str, int, bytes]] = []
+    coded = {}
     entries = []
     for number, (start, end) in enumerate(chunks):
         part = np.arange(start, end)
         raw = streams.encode_codes(codes.select(part)) | streams.encode_labels(labels.select(part))
         entries.append(len(raw.get("label.weights", b"")) if labels.layout == "sparse" else 0)
-        sections += [(name, number, data) for name, data in raw.items()]
+        quantizers = codes.quantizers[int(np.asarray(codes.quantizer_index)[start])]
+        gaussians = int(codes.counts[start:end].sum())
+        layouts = streams.layouts(
+            labels.layout, labels.class_count, end - start, entries[-1], gaussians, codes.channels, quantizers
+        )
+        for name, data in raw.items():
+            sections.append((name, number, data))
+            if level and len(data) >= _LEAST_CODED:
+                coded[name, number] = rans.encode(data, layouts[name], streams.CONTEXTS)
     extra = dict(sorted((optional_sections or {}).items()))
     sections += [(name, 0, data) for name, data in extra.items()]
     header = Header(
@@ -214,7 +225,7 @@ def assemble(
         class_count=labels.class_count,
         classes=tuple(classes),
         label_entries=np.array(entries, np.int64),
-        streams=(*streams.stream_names(codes.channels, labels.layout), *extra),
+        sections=(*streams.section_names(labels.layout), *extra),
         recipe=recipe or Recipe(),
         provenance=dict(provenance or {}),
         metadata=dict(metadata or {}),
@@ -225,7 +236,7 @@ def assemble(
         raise
     except FormatError as error:
         raise ValueError(str(error)) from None
-    return write_container(header, sections, level)
+    return write_container(header, sections, level, coded)
 
 
 def _canonical(codes: Codes) -> Codes:
@@ -249,7 +260,7 @@ def _chunk_bounds(codes: Codes, chunk_images: int, soft_classes: int) -> list[tu
     if not 1 <= chunk_images <= MAX_CHUNK_IMAGES:
         raise ValueError(f"chunk_images must lie in 1..{MAX_CHUNK_IMAGES}, found {chunk_images}")
     index = np.asarray(codes.quantizer_index)
-    cost = [sum(streams.raw_sizes(0, 1, codes.channels, quantizers).values()) for quantizers in codes.quantizers]
+    cost = [streams.gaussian_layout(1, codes.channels, quantizers).raw_size for quantizers in codes.quantizers]
     bounds, start, size = [], 0, 0
     for image in range(codes.num_images):
         raw = int(codes.counts[image]) * cost[index[image]] + 2 + soft_classes
