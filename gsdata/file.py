@@ -20,6 +20,7 @@ from gsdata.errors import FormatError, GsdError
 from gsdata.gaussians import Gaussians
 from gsdata.header import Header
 from gsdata.quantize import Codes, concatenate
+from gsdata.rates import StreamRate, stream_rates
 from gsdata.recipe import Recipe
 from gsdata.streams import Labels
 from gsdata.writing import assemble, save, soft_labels_of, to_bytes, write_atomically
@@ -173,6 +174,14 @@ class GsdFile:
             index=SECTION.size * len(table),
             overhead=PREAMBLE_SIZE + self._container.header_size + optional,
         )
+
+    def stream_rates(self) -> list[StreamRate]:
+        """For every stream of the format its entropy and the bits that it takes; [] of a file without images.
+
+        Raises:
+            GsdError: a section is damaged.
+        """
+        return stream_rates(self._container, self._chunks)
 
     def read_optional(self, name: str) -> bytes:
         """The decoded bytes of an optional section that the format does not define.

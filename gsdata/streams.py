@@ -7,7 +7,7 @@ G, R-G, B-G.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -24,7 +24,7 @@ LABEL_SECTIONS = ("labels", "label.counts", "label.classes", "label.weights")
 COLOR_TRANSFORM = "green-difference"
 ORDER_TRANSFORM = "sorted-delta"
 
-CONTEXTS = {
+CONTEXTS: Mapping[str, Sequence[tuple[str, ...]]] = {
     "y": [("x",)],
     "l11": [("y",)],
     "l22": [("l11",), ("y",)],
@@ -92,16 +92,15 @@ def pack(values: NDArray[Any], bits: int) -> bytes:
     return (wide & 0xFF).astype(np.uint8).tobytes() + (wide >> 8).astype(np.uint8).tobytes()
 
 
-def unpack(raw: bytes, count: int, limit: int, bits: int, where: str) -> NDArray[np.uint16]:
-    """The inverse of ``pack``.
+def unpack(raw: bytes, count: int, limit: int, bits: int, where: str) -> NDArray[Any]:
+    """The inverse of ``pack``: uint8 up to 8 bits, else uint16.
 
     Raises:
         FormatError: a code is not below ``limit``.
     """
-    data = np.frombuffer(raw, np.uint8)
-    values = data[:count].astype(np.uint16)
+    values: NDArray[Any] = np.frombuffer(raw, np.uint8)
     if planes(bits) == 2:
-        values |= data[count:].astype(np.uint16) << 8
+        values = values[:count] | values[count:].astype(np.uint16) << 8
     if count and int(values.max()) >= limit:
         row = int(np.flatnonzero(values >= limit)[0])
         raise FormatError(f"{where}: value {int(values[row])} at position {row}, expected less than {limit}")
@@ -187,12 +186,12 @@ def decode_codes(
     x = running - np.repeat(before, counts)
     if count and int(x.max()) >= 2**quantizers.means.bits:
         raise FormatError(f"{where}, stream 'x': positions add up beyond {2**quantizers.means.bits - 1}")
-    colors = np.stack([columns[name] for name in color_streams(channels)], axis=1)
-    return (
-        np.stack([x.astype(np.uint16), columns["y"]], axis=1),
-        np.stack([columns[name] for name in ("l11", "l21", "l22")], axis=1),
-        rotate_colors(colors, quantizers.colors.bits, forward=False),
+    columns["x"] = x
+    means, cholesky, colors = (
+        np.stack([columns[name] for name in names], axis=1, dtype=np.uint16, casting="unsafe")
+        for names in (("x", "y"), ("l11", "l21", "l22"), color_streams(channels))
     )
+    return means, cholesky, rotate_colors(colors, quantizers.colors.bits, forward=False)
 
 
 def rotate_colors(colors: NDArray[np.uint16], bits: int, *, forward: bool) -> NDArray[np.uint16]:

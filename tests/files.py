@@ -110,14 +110,14 @@ def same_content(a: Codes, b: Codes) -> bool:
     )
 
 
-Sections = list[list[Any]]  # [stream, codec, zero, chunk, stored bytes, raw size]
+Sections = list[list[Any]]  # [name, codec, zero, chunk, stored bytes, raw size]
 
 
 def take_apart(data: bytes) -> tuple[dict[str, Any], Sections]:
     """Header and sections of a good file, for a hostile writer to change."""
     container = read_container(gsdata.container.MemorySource(data))
     sections = [
-        [container.names.index(s.stream), s.codec, 0, s.chunk, container.read_stored(s), s.raw_size]
+        [container.names.index(s.name), s.codec, 0, s.chunk, container.read_stored(s), s.raw_size]
         for s in container.sections
     ]
     return container.header, sections
@@ -132,21 +132,21 @@ def put_together(
 ) -> bytes:
     """A file with right checksums and lengths, whatever it says otherwise.
 
-    ``table`` may change the numbers [stream, codec, zero, chunk, stored, raw, crc, offset] of all entries; ``preamble`` replaces
+    ``table`` may change the numbers [name, codec, zero, chunk, stored, raw, crc, offset] of all entries; ``preamble`` replaces
     ``major``, ``minor``, ``flags``, ``header_length``, ``section_count`` or ``file_length``.
     """
     packed = header if isinstance(header, bytes) else canonical.encode(header)
     offset = PREAMBLE.size + 4 + len(packed) + SECTION.size * len(sections)
     rows = []
-    for stream, codec, zero, chunk, stored, raw in sections:
-        rows.append([stream, codec, zero, chunk, len(stored), raw, zlib.crc32(stored), offset])
+    for name, codec, zero, chunk, stored, raw in sections:
+        rows.append([name, codec, zero, chunk, len(stored), raw, zlib.crc32(stored), offset])
         offset += len(stored)
     if table is not None:
         table(rows)
     index = b"".join(SECTION.pack(*row) for row in rows)
     fields = {
         "major": 0,
-        "minor": 1,
+        "minor": 2,
         "flags": 0,
         "header_length": len(packed),
         "section_count": len(sections),

@@ -31,19 +31,19 @@ from gsdata.errors import ChecksumError, FormatError, LimitError
 )
 def test_round_trip(names: list[str], items: list[tuple[int, int, bytes]], level: int) -> None:
     wanted = {(names[i % len(names)], chunk): raw for i, chunk, raw in items}
-    data = write_container({"streams": names}, [(*key, raw) for key, raw in wanted.items()], level)
+    data = write_container({"sections": names}, [(*key, raw) for key, raw in wanted.items()], level)
     container = read_container(MemorySource(data))
-    assert {(s.stream, s.chunk): container.read(s, s.raw_size) for s in container.sections} == wanted
-    assert container.header == {"streams": names}
-    order = [(s.chunk, names.index(s.stream)) for s in container.sections]
+    assert {(s.name, s.chunk): container.read(s, s.raw_size) for s in container.sections} == wanted
+    assert container.header == {"sections": names}
+    order = [(s.chunk, names.index(s.name)) for s in container.sections]
     assert order == sorted(order)
     assert all(s.codec == (ZSTD if s.stored_size < s.raw_size else STORED) for s in container.sections)
     backwards = [(*key, raw) for key, raw in reversed(wanted.items())]
-    assert write_container({"streams": names}, backwards, level) == data
+    assert write_container({"sections": names}, backwards, level) == data
 
 
 def test_a_size_that_the_caller_did_not_derive_is_refused() -> None:
-    container = read_container(MemorySource(write_container({"streams": ["a"]}, [("a", 0, bytes(100))], 3)))
+    container = read_container(MemorySource(write_container({"sections": ["a"]}, [("a", 0, bytes(100))], 3)))
     with pytest.raises(FormatError, match="the table says 100 decoded bytes, the header implies 99"):
         container.read(container.sections[0], 99)
     with pytest.raises(LimitError):
@@ -52,13 +52,13 @@ def test_a_size_that_the_caller_did_not_derive_is_refused() -> None:
 
 def test_writer_keeps_the_limits() -> None:
     with pytest.raises(LimitError, match="smaller chunks"):
-        write_container({"streams": ["a"]}, [("a", 0, bytes(MAX_RAW + 1))], 1)
+        write_container({"sections": ["a"]}, [("a", 0, bytes(MAX_RAW + 1))], 1)
     with pytest.raises(LimitError, match="shorten the metadata"):
-        write_container({"streams": ["a"], "x": "x" * MAX_HEADER}, [], 1)
+        write_container({"sections": ["a"], "x": "x" * MAX_HEADER}, [], 1)
 
 
 def test_a_file_is_read_by_position_and_survives_replacement(tmp_path: Path) -> None:
-    data = write_container({"streams": ["a"]}, [("a", i, bytes([i])) for i in range(3)], 1)
+    data = write_container({"sections": ["a"]}, [("a", i, bytes([i])) for i in range(3)], 1)
     path = tmp_path / "x.gsd"
     path.write_bytes(data)
     source = FileSource(path)
@@ -74,7 +74,7 @@ def test_a_file_is_read_by_position_and_survives_replacement(tmp_path: Path) -> 
 
 
 def test_a_file_that_shrinks_or_changes_after_opening(tmp_path: Path) -> None:
-    data = write_container({"streams": ["a"]}, [("a", 0, b"0123456789")], 1)
+    data = write_container({"sections": ["a"]}, [("a", 0, b"0123456789")], 1)
     path = tmp_path / "x.gsd"
     path.write_bytes(data)
     container = read_container(FileSource(path))
@@ -88,7 +88,7 @@ def test_a_file_that_shrinks_or_changes_after_opening(tmp_path: Path) -> None:
         container.read(container.sections[0], 10)
 
 
-GOOD = write_container({"streams": []}, [], 1)
+GOOD = write_container({"sections": []}, [], 1)
 
 
 @pytest.mark.parametrize(

@@ -32,11 +32,11 @@ def read_everything(data: bytes) -> gsdata.GsdFile:
 
 
 def small_file(**options: Any) -> bytes:
-    """Two chunks, stored and zstd sections, hard labels, an optional section."""
+    """Two chunks; stored, zstd and rans sections; hard labels; an optional section."""
     codes = make_codes(0, [2, 0, 30], size=(5, 7))
-    codes.colors[:] &= 1  # so that zstd shrinks some sections
+    codes.colors[:] &= 1  # so that some sections shrink
     options = {"labels": [0, 2, 1], "classes": ("a", "b", "c"), "chunk_images": 2} | options
-    return gsdata.to_bytes(codes, optional_sections={"test.note": b"note"}, **options)
+    return gsdata.to_bytes(codes, optional_sections={"test.note": b"note" * 20}, **options)
 
 
 @contextmanager
@@ -77,9 +77,9 @@ def changed(data: bytes, position: int, value: int) -> bytes:
     return data[:position] + bytes([value]) + data[position + 1 :]
 
 
-def test_the_small_file_is_good_and_has_both_codecs() -> None:
+def test_the_small_file_is_good_and_has_all_codecs() -> None:
     file = read_everything(small_file())
-    assert {section.codec for section in file.sections} == {0, 1}
+    assert {section.codec for section in file.sections} == {0, 1, 2}
     assert len(file.header.images) == 2
 
 
@@ -225,8 +225,8 @@ def one_chunk(images: int, gaussians: int, **header: Any) -> bytes:
     base |= header
     sizes = {"counts": 2 * images}
     sections = []
-    for number, name in enumerate(base["streams"]):
-        raw = bytes(sizes.get(name, gaussians))
+    for number, name in enumerate(base["sections"]):
+        raw = bytes(sizes.get(name, 8 * gaussians))
         if name == "counts" and gaussians:
             each, rest = divmod(gaussians, images)
             counts = np.full(images, each, np.uint16)
@@ -270,7 +270,7 @@ def test_soft_labels_of_many_classes_are_bounded_and_verified_chunk_by_chunk() -
     raw["label.weights"] = b"\xff" * images
     sections = []
     for chunk in range(chunks):
-        for number, name in enumerate(base["streams"]):
+        for number, name in enumerate(base["sections"]):
             data = raw.get(name, b"")
             packed = frame(data)
             small = len(packed) < len(data)
@@ -376,7 +376,7 @@ def test_a_huge_window_is_refused() -> None:
 
 def test_an_empty_frame_cannot_hide_bytes() -> None:
     header, sections = take_apart(gsdata.to_bytes(make_codes(0, [0])))
-    name = header["streams"].index("x")
+    name = header["sections"].index("gaussians")
     sections[name][1], sections[name][4] = 1, frame(b"") + b"hidden"
     with pytest.raises(FormatError, match="must shrink"):
         gsdata.open(put_together(header, sections))
@@ -402,7 +402,7 @@ def set_to(row: int, column: int, value: int) -> Callable[[list[list[int]]], Non
         (swap_rows, "sorted"),
         (set_to(1, 0, 0), "sorted"),
         (set_to(0, 0, 999), "the header lists"),
-        (set_to(0, 1, 2), "unknown codec 2"),
+        (set_to(0, 1, 3), "unknown codec 3"),
         (set_to(0, 2, 1), "reserved byte"),
         (set_to(0, 4, 5), "no holes, no overlap|decoded bytes"),
         (set_to(0, 5, 5), "stored as it is"),
@@ -422,8 +422,8 @@ def test_table_rules(change: Callable[[list[list[int]]], None], message: str) ->
 @pytest.mark.parametrize(
     ("preamble", "error", "message"),
     [
-        ({"major": 1}, VersionError, r"version 1\.1 .* knows 0\.1"),
-        ({"minor": 2}, VersionError, r"version 0\.2 .* knows 0\.1"),
+        ({"major": 1}, VersionError, r"version 1\.2 .* knows 0\.2"),
+        ({"minor": 1}, VersionError, r"version 0\.1 .* knows 0\.2"),
         ({"flags": 2}, FormatError, "flags"),
         ({"flags": 1}, FormatError, "header at offset 36: not a zstd frame"),
         ({"header_length": 2**32 - 1}, LimitError, "header of 4294967295 bytes"),

@@ -39,7 +39,7 @@ def label_options(draw: st.DrawFn, images: int) -> dict[str, Any]:
     if kind == "hard":
         return {"labels": rng.integers(0, count, images), **named}
     if kind == "soft":
-        weights = rng.random((images, count)) * (rng.random((images, count)) < draw(st.floats(0, 1)))
+        weights = rng.random((images, count)) * (rng.random((images, count)) < draw(st.floats(0, 2)))
         weights[np.arange(images), rng.integers(0, count, images)] = 1
         return {"soft_labels": weights, **named}
     return named if "classes" in named else {}
@@ -103,7 +103,7 @@ def test_everything_that_was_written_is_read(tmp_path: Path) -> None:
     assert file.recipe == Recipe(mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2), lr=0.01, model="ConvNet-D3")
     assert file.provenance == {"source": {"name": "test", "sha256": "00"}, "seed": 0}
     assert file.metadata == {"note": "é", "list": [1, 2.5, None, b"x"]}
-    assert file.format_version == (0, 1)
+    assert file.format_version == (0, 2)
     assert file.header.quantizers == (SET, OTHER)
     assert file.header.images.tolist() == [2, 2, 1]
     assert file.read_optional("test.zeros") == bytes(500)
@@ -111,10 +111,10 @@ def test_everything_that_was_written_is_read(tmp_path: Path) -> None:
     with pytest.raises(KeyError):
         file.read_optional("x")
     table = file.byte_table()
-    assert table.labels == sum(s.stored_size for s in file.sections if s.stream == "labels")
+    assert table.labels == sum(s.stored_size for s in file.sections if s.name == "labels")
     assert table.index == 28 * len(file.sections)
     assert table.payload == sum(
-        s.stored_size for s in file.sections if s.stream != "labels" and not s.stream.startswith("test.")
+        s.stored_size for s in file.sections if s.name != "labels" and not s.name.startswith("test.")
     )
 
 
@@ -127,7 +127,7 @@ def test_unknown_optional_sections_are_skipped_and_kept_on_save(tmp_path: Path) 
     assert same_content(file.codes(), plain.codes())
     assert file.byte_table().payload == plain.byte_table().payload
     for name in ("plain", "Upper.case", "labels", "a.b.c.d.e", "x." + "y" * 32, "a..b"):
-        with pytest.raises(ValueError, match=r"optional section must be called|streams must be"):
+        with pytest.raises(ValueError, match=r"optional section must be called|sections must be"):
             full_file(optional_sections={name: b""})
     with pytest.raises(LimitError, match="65 optional"):
         full_file(optional_sections={f"test.{i:02}": b"" for i in range(65)})
@@ -367,7 +367,7 @@ def test_chunks_end_at_one_mebibyte() -> None:
 
 def test_a_newer_version_and_an_unknown_feature_are_named() -> None:
     header, sections = take_apart(full_file())
-    with pytest.raises(VersionError, match=r"format version 3\.7 at offset 8, this reader knows 0\.1"):
+    with pytest.raises(VersionError, match=r"format version 3\.7 at offset 8, this reader knows 0\.2"):
         gsdata.open(put_together(header, sections, major=3, minor=7))
     with pytest.raises(VersionError, match="needs the feature 'hologram'"):
         gsdata.open(put_together(header | {"required": ["hologram"], "new key": 1}, sections))
@@ -397,7 +397,7 @@ def test_a_newer_version_and_an_unknown_feature_are_named() -> None:
         (("chunks", "images"), [2, 0, 3], "chunks.images must lie in"),
         (("chunks", "images"), [2, 3, 1], "decoded bytes, the header implies"),
         (("chunks", "quantizers"), [0, 2, 0], "chunks.quantizers must lie in 0..1"),
-        (("streams",), ["counts"], "streams must be|the header lists"),
+        (("sections",), ["counts"], "sections must be|the header lists"),
         (("recipe", "lr"), 1, "recipe: fields without a value"),
         (("recipe", "model"), None, "recipe: fields without a value"),
         (("recipe", "speed"), 1, "unknown recipe field 'speed'"),
@@ -437,7 +437,7 @@ def test_subset_copies(codes: Codes, data: st.DataObject) -> None:
 def test_soft_weights_of_another_writer_survive_unchanged() -> None:
     """A row whose largest weight is not 255 must not be scaled again."""
     header, sections = take_apart(gsdata.to_bytes(make_codes(0, [1, 1]), soft_labels=np.array([[3, 2], [1, 1]])))
-    at = header["streams"].index("label.weights")
+    at = header["sections"].index("label.weights")
     sections[at][1], sections[at][4] = 0, bytes([3, 2, 7, 7])
     file = gsdata.open(put_together(header, sections))
     file.verify()

@@ -17,6 +17,7 @@ import zstandard
 import gsdata
 from files import make_codes
 from gsdata import canonical, container, errors, header, quantize, streams, writing
+from gsdata.rans import coder, model
 from gsdata.quantize import Codes, Quantizer, QuantizerSet
 from gsdata.recipe import Recipe
 
@@ -87,7 +88,7 @@ def test_the_values_under_the_dump_are_those_of_the_file() -> None:
 
 def test_limits() -> None:
     rows = re.findall(r"^\| [^|]+ \| ([\d,]+) \| `(MAX_\w+)` \|$", TEXT, re.MULTILINE)
-    modules = (canonical, container, header, quantize, streams)
+    modules = (canonical, container, header, quantize, streams, coder, model)
     code = {
         name: value
         for module in modules
@@ -146,7 +147,7 @@ def test_every_header_key_and_stream_is_described() -> None:
     assert table("\n`gaussians`:") == set(raw["gaussians"])
     assert table("\n`recipe`:") == set(raw["recipe"])
     for layout in ("none", "hard", "dense", "sparse"):
-        for name in streams.stream_names(1, layout):  # type: ignore[arg-type]
+        for name in streams.section_names(layout):  # type: ignore[arg-type]
             assert f"`{name}`" in TEXT
 
 
@@ -157,24 +158,99 @@ def bits_of(n: int) -> int:
     return max(1, len(f"{n - 1:b}") if n > 1 else 1)
 
 
+def rans_like_the_document(data: bytes, count: int, widths: list[int]) -> bytes:
+    """Raw bytes of a section of streams of ``count`` codes, symbol by symbol."""
+    text = "".join(f"{byte:08b}" for byte in data[1:])
+    at = 0
+
+    def take(n: int) -> int:
+        nonlocal at
+        at += n
+        return int(text[at - n : at] or "0", 2)
+
+    planes = [(s, shift, min(b - shift, 8)) for s, b in enumerate(widths) for shift in (0, 8) if b > shift]
+    models = []
+    for stream, shift, bits in planes:
+        number = take(4)
+        sources = [i for i in range(stream + (shift == 8)) if take(1)] if number else []
+        thresholds: list[int] = []
+        for _ in range(number):
+            zeros = text.index("1", at) - at
+            at += zeros
+            thresholds.append((thresholds or [0])[-1] + 1 + take(zeros + 5) - 16)
+        orders = [None if take(1) else take(2) for _ in range(number + 1)]
+        models.append((stream, bits, sources, thresholds, orders))
+    differences = [order for _, bits, _, _, orders in models for order in orders if order is not None for _ in range(2**bits)]
+    zeros_of = []
+    for _ in differences:
+        zeros_of.append(text.index("1", at) - at)
+        at += zeros_of[-1] + 1
+    numbers = iter(
+        [(1 << (zeros + order)) + take(zeros + order) - (1 << order) for order, zeros in zip(differences, zeros_of, strict=True)]
+    )
+    tables: list[list[list[int]]] = []
+    for _, bits, _, _, orders in models:
+        tables.append([])
+        for order in orders:
+            if order is None:
+                tables[-1].append([4096 >> bits] * 2**bits)
+                continue
+            q, weights = 0, []
+            for _ in range(2**bits):
+                z = next(numbers)
+                q += -(z + 1) // 2 if z % 2 else z // 2
+                assert 0 <= q <= 48
+                weights.append(0 if q == 0 else (4 + (q - 1) % 4) << ((q - 1) // 4))
+            room = 4096 - sum(w > 0 for w in weights)
+            table = [1 + w * room // sum(weights) if w else 0 for w in weights]
+            table[table.index(max(table))] += 4096 - sum(table)
+            tables[-1].append(table)
+    start = 1 + (at + 7) // 8
+    assert "1" not in text[at : 8 * (start - 1)]
+    lanes = 2 ** data[0]
+    states = list(struct.unpack_from(f"<{lanes}I", data, start))
+    assert min(states) >= 1 << 16
+    words = iter(struct.unpack(f"<{(len(data) - start - 4 * lanes) // 2}H", data[start + 4 * lanes :]))
+    raw = b""
+    values = [[0] * count for _ in widths]
+    for (stream, shift, _), (_, _, sources, thresholds, _), own in zip(planes, models, tables, strict=True):
+        symbols = bytearray()
+        for i in range(count):
+            total = sum(values[source][i] for source in sources)
+            table, state = own[sum(t <= total for t in thresholds)], states[i % lanes]
+            slot, symbol, first = state & 4095, 0, 0
+            while slot >= first + table[symbol]:
+                first += table[symbol]
+                symbol += 1
+            state = table[symbol] * (state >> 12) + slot - first
+            states[i % lanes] = state << 16 | next(words) if state < 1 << 16 else state
+            symbols.append(symbol)
+        for i, symbol in enumerate(symbols):
+            values[stream][i] += symbol << shift
+        raw += symbols
+    assert next(words, None) is None
+    assert states == [1 << 16] * lanes
+    return raw
+
+
 def read_like_the_document(data: bytes) -> dict[str, Any]:
     magic, major, minor, flags, header_length, count, length, crc = struct.unpack_from("<8sHHIIIQI", data)
-    assert (magic, major, minor, length) == (b"\x89GSD\r\n\x1a\n", 0, 1, len(data))
+    assert (magic, major, minor, length) == (b"\x89GSD\r\n\x1a\n", 0, 2, len(data))
     assert flags in (0, 1)
     start = 36 + header_length + 28 * count
     assert zlib.crc32(data[36:start], zlib.crc32(data[:32])) == crc
     packed = data[36 : 36 + header_length]
     packed = zstandard.decompress(packed) if flags else packed
     head = msgpack.unpackb(packed)
-    raw: dict[tuple[int, str], bytes] = {}
+    stored_sections: dict[tuple[int, str], tuple[bytes, int, int]] = {}
+    codecs = set()
     end = start
     for entry in struct.iter_unpack("<HBBIIIIQ", data[36 + header_length : start]):
-        stream, codec, zero, chunk, stored_size, raw_size, section_crc, offset = entry
+        name, codec, zero, chunk, stored_size, raw_size, section_crc, offset = entry
         stored = data[offset : offset + stored_size]
         assert (zero, offset, zlib.crc32(stored)) == (0, end, section_crc)
         end = offset + stored_size
-        raw[chunk, head["streams"][stream]] = zstandard.decompress(stored) if codec == 1 else stored
-        assert len(raw[chunk, head["streams"][stream]]) == raw_size
+        stored_sections[chunk, head["sections"][name]] = stored, codec, raw_size
     assert end == len(data)
 
     channels, classes, layout = head["gaussians"]["channels"], head["class_count"], head["labels"]
@@ -186,14 +262,25 @@ def read_like_the_document(data: bytes) -> dict[str, Any]:
     ):
         widths = {name: quantizer[3] for name, quantizer in head["quantizers"][number].items()}
 
-        def codes(name: str, how_many: int, bits: int, chunk: int = chunk) -> list[int]:
-            digest.update(raw[chunk, name])
-            data = raw[chunk, name]
-            if bits <= 8:
-                assert len(data) == how_many
-                return list(data)
-            assert len(data) == 2 * how_many
-            return [low + 256 * high for low, high in zip(data[:how_many], data[how_many:], strict=True)]
+        def section(name: str, how_many: int, bits: list[int], chunk: int = chunk) -> list[list[int]]:
+            data, codec, raw_size = stored_sections[chunk, name]
+            codecs.add(codec)
+            if codec:
+                data = zstandard.decompress(data) if codec == 1 else rans_like_the_document(data, how_many, bits)
+            assert len(data) == raw_size
+            digest.update(data)
+            found = []
+            for width in bits:
+                low, data = data[:how_many], data[how_many:]
+                high = bytes(how_many)
+                if width > 8:
+                    high, data = data[:how_many], data[how_many:]
+                found.append([a + 256 * b for a, b in zip(low, high, strict=True)])
+            assert data == b""
+            return found
+
+        def codes(name: str, how_many: int, bits: int) -> list[int]:
+            return section(name, how_many, [bits])[0]
 
         counts = codes("counts", of_chunk, 16)
         assert sum(counts) == total
@@ -212,10 +299,9 @@ def read_like_the_document(data: bytes) -> dict[str, Any]:
                 for _ in range(n):
                     row[next(which)] = next(weights)
                 labels.append(row)
-        columns = {name: codes(name, total, widths["means"]) for name in ("x", "y")}
-        for name, group in (("l11", "scales"), ("l21", "shear"), ("l22", "scales")):
-            columns[name] = codes(name, total, widths[group])
-        colors = [codes(f"c{i}", total, widths["colors"]) for i in range(channels)]
+        groups = ["means", "means", "scales", "scales", "shear", *["colors"] * channels]
+        decoded = section("gaussians", total, [widths[group] for group in groups])
+        columns, colors = dict(zip(("x", "y", "l11", "l22", "l21"), decoded[:5], strict=True)), decoded[5:]
         if head["transforms"]["color"] == "green-difference":
             modulus = 2 ** widths["colors"]
             green, red, blue = colors
@@ -233,7 +319,7 @@ def read_like_the_document(data: bytes) -> dict[str, Any]:
                 image.append((x, *rest, *(color[i] for color in colors)))
             images.append(image)
             at += n
-    return {"images": images, "labels": labels, "content_id": digest.hexdigest(), "header": head}
+    return {"images": images, "labels": labels, "content_id": digest.hexdigest(), "header": head, "codecs": codecs}
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
@@ -269,6 +355,24 @@ def test_an_independent_reader_decodes_the_same(channels: int, labels: str) -> N
     elif labels != "none":
         weights = np.array(found["labels"], np.float64)
         np.testing.assert_array_equal((weights / weights.sum(1, keepdims=True)).astype(np.float32), file.soft_labels)
+
+
+def test_an_independent_reader_decodes_contexts_and_lanes() -> None:
+    codes = make_codes(0, [500, 0, 300], size=(9, 9))
+    rng = np.random.default_rng(0)
+    codes.cholesky[:, 2] = np.clip(codes.cholesky[:, 0] + rng.integers(-1, 2, 800), 0, 63)
+    codes.colors[:, 1] = np.minimum(rng.geometric(0.1, 800), 127)
+    data = gsdata.to_bytes(codes, labels=rng.integers(0, 3, 3))
+    (section,) = (s for s in gsdata.open(data).sections if s.name == "gaussians")
+    job = coder.open_job(data[section.offset : section.offset + section.stored_size], gsdata.open(data)._chunks.layouts(0)["gaussians"])
+    assert len(job.states) == 2
+    assert any(len(m.thresholds) for m in job.models)
+    found = read_like_the_document(data)
+    assert 2 in found["codecs"]
+    stored = gsdata.open(data).codes()
+    rows = np.concatenate([stored.means, stored.cholesky, stored.colors], axis=1).tolist()
+    assert [list(row) for image in found["images"] for row in image] == rows
+    assert found["content_id"] == gsdata.open(data).content_id
 
 
 def test_quantisers_as_the_document_says() -> None:

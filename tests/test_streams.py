@@ -28,12 +28,12 @@ def in_order(codes: Codes) -> Codes:
 def test_round_trip(quantizers: QuantizerSet, counts: list[int], channels: int, seed: int) -> None:
     codes = in_order(make_codes(seed, counts, channels=channels, sets=(quantizers,)))
     raw = streams.encode_codes(codes)
-    sizes = streams.raw_sizes(len(counts), sum(counts), channels, quantizers)
-    assert {name: len(data) for name, data in raw.items()} == sizes
-    assert set(raw) == set(streams.stream_names(channels, "none"))
+    layouts = streams.layouts("none", 0, len(counts), 0, sum(counts), channels, quantizers)
+    assert {name: len(data) for name, data in raw.items()} == {name: part.raw_size for name, part in layouts.items()}
+    assert tuple(raw) == streams.section_names("none")
     decoded_counts = streams.decode_counts(raw["counts"], len(counts), sum(counts), "here")
     assert decoded_counts.tolist() == counts
-    means, cholesky, colors = streams.decode_codes(raw, decoded_counts, channels, quantizers, "here")
+    means, cholesky, colors = streams.decode_codes(raw["gaussians"], decoded_counts, channels, quantizers, "here")
     np.testing.assert_array_equal(means, codes.means)
     np.testing.assert_array_equal(cholesky, codes.cholesky)
     np.testing.assert_array_equal(colors, codes.colors)
@@ -59,16 +59,22 @@ def test_the_order_is_canonical(codes: Codes, seed: int) -> None:
         assert rows[start : start + count] == sorted(rows[start : start + count])
 
 
+def parts(raw: bytes, size: int) -> list[bytes]:
+    return [raw[i : i + size] for i in range(0, len(raw), size)]
+
+
 def test_x_is_stored_as_differences_and_colours_turn_around_green() -> None:
     codes = make_codes(0, [2, 1])
     codes.means[:, 0] = [10, 250, 7]
     codes.colors[:] = [[1, 2, 3], [0, 127, 5], [9, 9, 9]]
     raw = streams.encode_codes(codes)
     assert raw["counts"] == bytes([2, 1, 0, 0])
-    assert raw["x"] == bytes([10, 240, 7])
-    assert raw["c0"] == bytes([2, 127, 9])
-    assert raw["c1"] == bytes([127, 1, 0])
-    assert raw["c2"] == bytes([1, 6, 0])
+    by_stream = dict(zip(("x", "y", "l11", "l22", "l21", "c0", "c1", "c2"), parts(raw["gaussians"], 3), strict=True))
+    assert by_stream["x"] == bytes([10, 240, 7])
+    assert [by_stream[name] for name in ("l11", "l21", "l22")] == [bytes(c) for c in codes.cholesky.T.tolist()]
+    assert by_stream["c0"] == bytes([2, 127, 9])
+    assert by_stream["c1"] == bytes([127, 1, 0])
+    assert by_stream["c2"] == bytes([1, 6, 0])
 
 
 def test_wide_codes_are_split_in_byte_planes() -> None:
@@ -84,12 +90,16 @@ def test_codes_beyond_their_table_are_refused_when_written_and_when_read(name: s
     getattr(codes, name)[1, column] = 300
     with pytest.raises(ValueError, match=f"{name} hold the code 300"):
         streams.encode_codes(codes)
-    good = streams.encode_codes(in_order(make_codes(0, [3], channels=1)))
-    for stream in ("l11", "l21", "l22", "c0"):
+    good = parts(streams.encode_codes(in_order(make_codes(0, [3], channels=1)))["gaussians"], 3)
+
+    def decode(stream: int, data: bytes) -> None:
+        streams.decode_codes(b"".join([*good[:stream], data, *good[stream + 1 :]]), np.array([3]), 1, SET, "here")
+
+    for number, stream in ((2, "l11"), (3, "l22"), (4, "l21"), (5, "c0")):
         with pytest.raises(FormatError, match=f"'{stream}': value 200 at position 1, expected less than"):
-            streams.decode_codes(good | {stream: b"\0\xc8\0"}, np.array([3]), 1, SET, "here")
+            decode(number, b"\0\xc8\0")
     with pytest.raises(FormatError, match="'x': positions add up beyond 255"):
-        streams.decode_codes(good | {"x": b"\x80\x7f\x01"}, np.array([3]), 1, SET, "here")
+        decode(0, b"\x80\x7f\x01")
 
 
 def test_counts_must_add_up() -> None:
@@ -120,9 +130,9 @@ def test_labels_round_trip(stored: Labels) -> None:
     assert reference is not None
     images = len(reference)
     entries = len(raw["label.weights"]) if stored.layout == "sparse" else 0
-    sizes = streams.label_raw_sizes(stored.layout, stored.class_count, images, entries)
-    assert {name: len(data) for name, data in raw.items()} == sizes
-    assert list(sizes) == [n for n in streams.stream_names(1, stored.layout) if n in streams.LABEL_STREAMS]
+    layouts = streams.label_layouts(stored.layout, stored.class_count, images, entries)
+    assert {name: len(data) for name, data in raw.items()} == {name: part.raw_size for name, part in layouts.items()}
+    assert list(layouts) == [n for n in streams.section_names(stored.layout) if n in streams.LABEL_SECTIONS]
     again = streams.decode_labels(raw, stored.layout, stored.class_count, images, entries, "here")
     np.testing.assert_array_equal(again.hard if again.weights is None else again.weights, reference)
 

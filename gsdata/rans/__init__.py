@@ -10,11 +10,12 @@ import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gsdata.errors import FormatError
 from gsdata.rans import coder, fitting
 from gsdata.rans.layout import Layout
-from gsdata.rans.model import contexts, write_model
+from gsdata.rans.model import PROBABILITY_BITS, contexts, read_model, write_model
 
 __all__ = ["Layout", "decode", "encode", "stream_bits"]
 
@@ -42,19 +43,12 @@ def decode(sections: Sequence[tuple[bytes, Layout, str]]) -> list[bytes]:
     return [job.planes.tobytes() for job in _decoded(sections)]
 
 
-def stream_bits(data: bytes, layout: Layout, where: str) -> list[tuple[float, int]]:
-    """For each stream, the bits of its symbols under the stored model (-log2 of their probabilities) and those of the model itself.
-
-    Raises:
-        FormatError: the section is damaged.
-    """
-    (job,) = _decoded([(data, layout, where)])
-    bits = [(0.0, 0)] * len(layout.streams)
-    for number, (plane, model) in enumerate(zip(layout.planes, job.models, strict=True)):
-        found = model.frequencies[contexts(model, layout, number, job.planes), job.planes[number]]
-        cost, stored = bits[plane.stream]
-        ideal = float((coder.PROBABILITY_BITS - np.log2(found)).sum())
-        bits[plane.stream] = (cost + ideal, stored + model.stored_bits)
+def stream_bits(data: bytes, layout: Layout, planes: NDArray[np.uint8]) -> list[float]:
+    """Bits that each stream of a good section takes: of its symbols (-log2 of their stored probabilities) and of its model."""
+    bits = [0.0] * len(layout.streams)
+    for number, (plane, model) in enumerate(zip(layout.planes, read_model(data[1:], layout)[0], strict=True)):
+        found = model.frequencies[contexts(model, layout, number, planes), planes[number]]
+        bits[plane.stream] += float((PROBABILITY_BITS - np.log2(found)).sum()) + model.stored_bits
     return bits
 
 
@@ -65,7 +59,7 @@ def _decoded(sections: Sequence[tuple[bytes, Layout, str]]) -> list[coder.Job]:
             jobs.append(coder.open_job(data, layout))
         except FormatError as error:
             raise FormatError(f"{where}: rans: {error}") from None
-    ends: dict[int, tuple[np.ndarray, int]] = {}
+    ends: dict[int, tuple[NDArray[np.int64], int]] = {}
     if "numba" in sys.modules:
         from gsdata.rans import compiled
 

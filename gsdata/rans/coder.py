@@ -107,7 +107,7 @@ def decode(jobs: Sequence[Job]) -> list[tuple[NDArray[np.int64], int]]:
     lanes, counts = len(jobs[0].states), [job.layout.count for job in jobs]
     shape = (len(jobs), lanes)
     states = np.stack([job.states for job in jobs])
-    words = np.concatenate([*(job.words for job in jobs), np.zeros(1, np.uint16)]).astype(np.int64)
+    words = np.concatenate([*(job.words for job in jobs), np.zeros(1, np.uint16)])
     ends = np.cumsum([len(job.words) for job in jobs])
     starts = np.concatenate([[0], ends[:-1]])
     before = starts[:, None] - 1  # the word before the next one of each section
@@ -158,7 +158,7 @@ def _steps(
     states: NDArray[np.int64],
     slots: NDArray[np.int64],
     table: NDArray[np.int64],
-    words: NDArray[np.int64],
+    words: NDArray[np.uint16],
     before: NDArray[np.int64],
 ) -> NDArray[np.int64]:
     """Decode ``len(slots)`` symbols of every lane, in place: ``slots`` come as first slots of tables and go as slots of symbols."""

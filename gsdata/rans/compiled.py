@@ -15,7 +15,7 @@ def decode(job: Job) -> tuple[NDArray[np.int64], int]:
     states = job.states.astype(np.uint64)
     # A damaged section may ask for words that it lacks: one step's worth of them is there, then decoding stops.
     words = np.concatenate([job.words, np.zeros(1 << MAX_LANE_BITS, np.uint16)])
-    sums = np.empty(job.layout.count, np.uint16)
+    sums = np.empty(job.layout.count, np.uint32)
     used = 0
     for number, model in enumerate(job.models):
         sources = sources_of(job.layout, number, model.sources)

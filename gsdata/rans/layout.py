@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 
@@ -26,7 +27,7 @@ class Layout:
     count: int
     streams: tuple[tuple[str, int], ...]
 
-    @property
+    @cached_property
     def planes(self) -> tuple[Plane, ...]:
         """The byte planes in their order: one up to 8 bits, else the low bytes and then the high ones."""
         planes = []

@@ -20,7 +20,7 @@ TOTAL = 1 << PROBABILITY_BITS
 MAX_THRESHOLDS = 15
 THRESHOLD_ORDER = 4
 MAX_LOG_WEIGHT = 48
-MAX_LOW_BITS = 6  # of a difference: zigzagged it is at most 2 * 48, and 96 + 2^k < 2^7 for every order k
+_MOST_LOW_BITS = 6  # of a difference: zigzagged it is at most 2 * 48, and 96 + 2^k < 2^7 for every order k
 
 _STEPS = np.arange(MAX_LOG_WEIGHT)
 WEIGHTS: NDArray[np.int64] = np.concatenate([[0], (4 + _STEPS % 4) << (_STEPS // 4)]).astype(np.int64)
@@ -172,7 +172,7 @@ def _read_differences(
     ones = np.flatnonzero(np.unpackbits(np.frombuffer(unary, np.uint8))[position & 7 :])[:count]
     zeros = np.diff(ones, prepend=-1) - 1
     low = zeros + order[: len(zeros)]
-    if len(ones) < count or (low > MAX_LOW_BITS).any():
+    if len(ones) < count or (low > _MOST_LOW_BITS).any():
         raise FormatError("a difference of log-weights in the model is too large or missing")
     start = position + int(ones[-1]) + 1 if count else position
     ends = start + np.cumsum(low)

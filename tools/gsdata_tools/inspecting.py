@@ -133,6 +133,7 @@ def describe(file: GsdFile) -> dict[str, Any]:
             "overhead": budget.overhead,
             "total": total,
         },
+        "streams": _rates(file),
         "budget": {
             "bytes_per_class": total / classes,
             "bits_per_class": 8 * total / classes,
@@ -160,7 +161,7 @@ def verify(file: GsdFile) -> list[str]:
     empty = int((file.counts == 0).sum())
     found = [
         "preamble, header and section table: checksum, canonical form, every size and offset",
-        f"{len(sections)} sections: stored checksum, zstd frame, decoded size",
+        f"{len(sections)} sections: stored checksum, zstd frame or rANS model and end, decoded size",
         f"{file.gaussian_count:,} Gaussians: every code has a value, every value is finite, every scale positive",
         f"labels ({file.label_kind}): one for each of {file.images:,} images, of {used} of {file.class_count} classes"
         if file.label_kind != "none"
@@ -196,7 +197,8 @@ def page(file: GsdFile, checks: Sequence[str] = ()) -> list[str]:
             ],
         ),
         ("Bytes", _bytes(about)),
-        ("Payload and labels by stream", _streams(file)),
+        ("Payload and labels by section", _sections(file)),
+        ("Streams, bits per code", _streams(about["streams"])),
         ("Density", _density(file, about)),
         ("Training recipe", _flat(about["metadata"]["recipe"])),
         ("Provenance", _flat(about["metadata"]["provenance"])),
@@ -242,18 +244,58 @@ def _bytes(about: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(name, f"{size:>{wide},}  {100 * size / sizes['total']:6.2f} %") for name, size in sizes.items()]
 
 
-def _streams(file: GsdFile) -> list[tuple[str, str]]:
+def _sections(file: GsdFile) -> list[tuple[str, str]]:
+    from gsdata.container import CODEC_NAMES
+
     stored: dict[str, int] = {}
     raw: dict[str, int] = {}
+    codecs: dict[str, set[int]] = {}
     for section in file.sections:
-        stored[section.stream] = stored.get(section.stream, 0) + section.stored_size
-        raw[section.stream] = raw.get(section.stream, 0) + section.raw_size
-    table = [("", ("stored", "bits/Gaussian", "unpacked"))]
+        stored[section.name] = stored.get(section.name, 0) + section.stored_size
+        raw[section.name] = raw.get(section.name, 0) + section.raw_size
+        codecs.setdefault(section.name, set()).add(section.codec)
+    rows = [["", "stored", "bits/Gaussian", "unpacked", "codec"]]
     for name, size in stored.items():
         bits = f"{8 * size / file.gaussian_count:.2f}" if file.gaussian_count else "-"
-        table.append((printable(name), (f"{size:,}", bits, f"{raw[name]:,}")))
-    wide = [max(len(cells[column]) for _, cells in table) for column in range(3)]
-    return [(name, "  ".join(f"{cell:>{w}}" for cell, w in zip(cells, wide, strict=True))) for name, cells in table]
+        kinds = "+".join(CODEC_NAMES[codec] for codec in sorted(codecs[name]))
+        rows.append([printable(name), f"{size:,}", bits, f"{raw[name]:,}", kinds])
+    return _aligned(rows)
+
+
+def _rates(file: GsdFile) -> dict[str, Any]:
+    """For each section of the format: stored bytes, those that no stream accounts for, and the rates of its streams."""
+    sections: dict[str, Any] = {}
+    for section in file.sections:
+        sections.setdefault(section.name, {"stored_bytes": 0})["stored_bytes"] += section.stored_size
+    for rate in file.stream_rates():
+        row = {"name": rate.name, "codes": rate.codes, "entropy_bits": rate.entropy, "coded_bits": rate.coded}
+        sections[rate.section].setdefault("streams", []).append(row)
+    sections = {name: section for name, section in sections.items() if "streams" in section}
+    for section in sections.values():
+        bits = [None if row["coded_bits"] is None else row["codes"] * row["coded_bits"] for row in section["streams"]]
+        section["other_bytes"] = None if None in bits else section["stored_bytes"] - sum(bits) / 8
+    return sections
+
+
+def _streams(rates: Mapping[str, Any]) -> list[tuple[str, str]]:
+    rows, sums = [["", "codes", "entropy", "coded", ""]], []
+    for name, section in rates.items():
+        for row in section["streams"]:
+            coded = "-" if row["coded_bits"] is None else f"{row['coded_bits']:.3f}"
+            rows.append([row["name"], f"{row['codes']:,}", f"{row['entropy_bits']:.3f}", coded, ""])
+        entropies = sum(row["codes"] * row["entropy_bits"] for row in section["streams"]) / 8
+        if len(section["streams"]) > 1 and section["other_bytes"] is not None:
+            own, other = section["stored_bytes"] - section["other_bytes"], section["other_bytes"]
+            said = f"{section['stored_bytes']:,} bytes: {own:,.1f} of its streams, {other:,.1f} of the coder"
+            sums.append((name, f"{said}; entropies {entropies:,.1f}"))
+    return _aligned(rows) + sums
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[tuple[str, str]]:
+    """Rows of a table as names and lines; every column but the last one is aligned to the right."""
+    wide = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    cells = [[f"{cell:>{w}}" for cell, w in zip(row[1:-1], wide[1:-1], strict=True)] for row in rows]
+    return [(row[0], "  ".join([*cell, row[-1]]).rstrip()) for row, cell in zip(rows, cells, strict=True)]
 
 
 def _density(file: GsdFile, about: Mapping[str, Any]) -> list[tuple[str, str]]:
