@@ -215,9 +215,7 @@ def _decompress(data: bytes, raw_size: int, where: str) -> bytes:
                 f"found {frame.content_size}, {frame.has_checksum}, {frame.dict_id}"
             )
         if frame.window_size > MAX_WINDOW:
-            raise LimitError(
-                f"{where}: the zstd frame needs a window of {frame.window_size}, the limit is {MAX_WINDOW}"
-            )
+            raise LimitError(f"{where}: a zstd window of {frame.window_size}, the limit is {MAX_WINDOW}")
         decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
         raw = decompressor.decompress(data, max_output_size=raw_size, allow_extra_data=False)
     except zstandard.ZstdError as error:
@@ -248,9 +246,7 @@ def write_container(
     names = list(header["sections"])
     header_bytes = canonical.encode(header)
     if len(header_bytes) > MAX_HEADER:
-        raise LimitError(
-            f"the header would take {len(header_bytes)} bytes, the limit is {MAX_HEADER}; shorten the metadata"
-        )
+        raise LimitError(f"the header takes {len(header_bytes)} bytes, the limit is {MAX_HEADER}; shorten the metadata")
     if len(sections) > MAX_SECTIONS:
         raise LimitError(f"{len(sections)} sections, the limit is {MAX_SECTIONS}; use larger chunks")
     compressor = zstandard.ZstdCompressor(level=level, write_checksum=False, write_content_size=True, threads=0)
@@ -294,9 +290,7 @@ def read_container(source: Source) -> Container:
     if preamble[:8] != MAGIC:
         raise FormatError(f"{name}: {_what_else(source.read(0, 512))}")
     if len(preamble) < PREAMBLE_SIZE:
-        raise FormatError(
-            f"{name}: truncated: {len(preamble)} bytes, even the preamble has {PREAMBLE_SIZE}; get it again"
-        )
+        raise FormatError(f"{name}: truncated: {len(preamble)} bytes, the preamble has {PREAMBLE_SIZE}; get it again")
     _, major, minor, flags, header_length, section_count, file_length = PREAMBLE.unpack_from(preamble)
     if (major, minor) != VERSION:
         raise VersionError(

@@ -17,7 +17,9 @@ settings.load_profile("ci" if os.environ.get("CI") else "default")
 # Numba's cache does not notice when a function that a kernel calls changes in another file: sources with other kernels get
 # a cache of their own. Set before any test imports numba; processes that tests start inherit it.
 _ROOT = Path(__file__).parents[1]
-_KERNELS = sorted([*_ROOT.glob("gsdata/kernels/*.py"), *_ROOT.glob("gsdata/rans/*.py"), *_ROOT.glob("tools/gsdata_tools/*kernels.py")])
+_KERNELS = sorted(
+    [*_ROOT.glob("gsdata/kernels/*.py"), *_ROOT.glob("gsdata/rans/*.py"), *_ROOT.glob("tools/gsdata_tools/*kernels.py")]
+)
 _DIGEST = hashlib.sha256(b"".join(path.read_bytes() for path in _KERNELS)).hexdigest()[:12]
 os.environ.setdefault("NUMBA_CACHE_DIR", str(_ROOT / ".pytest_cache" / f"numba-{_DIGEST}"))
 

@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 
 import gsdata
 from files import frame, make_codes, put_together, take_apart
-from gsdata import canonical
+from gsdata import canonical, rans, streams
 from gsdata.container import MAX_HEADER
 from gsdata.errors import ChecksumError, FormatError, GsdError, LimitError, VersionError
+from gsdata.header import Header
 
 MIB = 1 << 20
 
@@ -200,13 +201,48 @@ def test_sections_of_a_hostile_writer(data: st.DataObject) -> None:
     sections = [list(section) for section in sections]
     for section in data.draw(st.lists(st.sampled_from(sections), min_size=1, max_size=3)):
         raw = data.draw(st.binary(min_size=section[5], max_size=section[5]))
-        section[1], section[4] = data.draw(st.sampled_from([(0, raw), (1, frame(raw)), (1, raw)]))
+        section[1], section[4] = data.draw(st.sampled_from([(0, raw), (1, frame(raw)), (1, raw), (2, raw)]))
     file = good_or_refused(put_together(header, sections))
     if file is not None:
         codes = file.codes()
         assert (codes.means < 256).all()
         assert (codes.cholesky < 128).all()
         assert (codes.colors < 128).all()
+
+
+@settings(max_examples=200)
+@given(data=st.data())
+def test_coded_bytes_of_a_hostile_writer(data: st.DataObject) -> None:
+    """Any change of what the entropy coder wrote, its checksum repaired: refused, or decoded in range."""
+    header, sections = HEADERS[data.draw(st.integers(0, 2))]
+    sections = [list(section) for section in sections]
+    coded = [section for section in sections if section[1] == 2]
+    assert coded
+    section = data.draw(st.sampled_from(coded))
+    stored = bytearray(section[4])
+    for _ in range(data.draw(st.integers(1, 3))):
+        stored[data.draw(st.integers(0, len(stored) - 1))] = data.draw(st.integers(0, 255))
+    section[4] = bytes(stored[: data.draw(st.just(len(stored)) | st.integers(0, len(stored)))])
+    file = good_or_refused(put_together(header, sections))
+    if file is not None:
+        codes = file.codes()
+        assert (codes.means < 256).all()
+        assert (codes.cholesky < 128).all()
+        assert (codes.colors < 128).all()
+
+
+def test_every_byte_of_a_coded_section_with_its_checksum_repaired() -> None:
+    header, sections = HEADERS[0]
+    (at,) = (i for i, section in enumerate(sections) if section[1] == 2 and section[3] == 1)
+    stored = sections[at][4]
+    for position in range(len(stored)):
+        for flip in (0x01, 0x10, 0x80, 0xFF):
+            hostile = [list(section) for section in sections]
+            hostile[at][4] = changed(stored, position, stored[position] ^ flip)
+            try:
+                read_everything(put_together(header, hostile))
+            except GsdError as error:
+                one_line(error)
 
 
 @settings(max_examples=200)
@@ -241,6 +277,40 @@ def test_the_largest_chunk_is_read_in_little_memory() -> None:
     assert len(data) < 10_000
     with at_most(64 * MIB):
         read_everything(data)
+
+
+def test_the_largest_coded_chunk_is_read_in_little_memory() -> None:
+    """Nine streams of twelve random bits, contexts and all; and a chunk of the most soft labels."""
+    rng = np.random.default_rng(0)
+    gaussians = 1 << 18
+    wide = [["uniform", -1.0, 1.0, 12], ["log2", -2.0, 2.0, 12]]
+    base, _ = take_apart(gsdata.to_bytes(make_codes(0, [1], channels=4), soft_labels=np.ones((1, 64)), level=0))
+    base["chunks"] = {"gaussians": [gaussians], "images": [1 << 16], "quantizers": [0]}
+    base["quantizers"] = [{"colors": wide[0], "means": wide[0], "scales": wide[1], "shear": wide[0]}]
+    layouts = streams.layouts("dense", 64, 1 << 16, 0, gaussians, 4, Header.from_dict(base).quantizers[0])
+    columns = [np.minimum(rng.geometric(0.01, gaussians) - 1, 4095) for _ in range(9)]
+    columns[0] = np.zeros(gaussians, np.int64)  # positions add up
+    raw = {
+        "counts": streams.pack(np.full(1 << 16, 4), 16),
+        "label.weights": rng.integers(1, 200, 1 << 22).astype(np.uint8).tobytes(),
+        "gaussians": b"".join(streams.pack(column, 12) for column in columns),
+    }
+    sections = []
+    for number, name in enumerate(base["sections"]):
+        stored = rans.encode(raw[name], layouts[name], {"y": [("x",)], "l22": [("y", "l11")], "c3": [("c0",)]})
+        assert len(stored) < len(raw[name])
+        sections.append([number, 2, 0, 0, stored, len(raw[name])])
+    data = put_together(base, sections)
+    file = gsdata.open(data)
+    with at_most(64 * MIB):
+        file.verify()
+
+
+def test_only_sections_of_the_format_are_coded() -> None:
+    header, sections = take_apart(gsdata.to_bytes(make_codes(0, [1]), optional_sections={"test.zeros": ZEROS}))
+    sections[-1][1] = 2
+    with pytest.raises(FormatError, match=r"'test\.zeros'.*codec rans is for sections of the format only"):
+        read_everything(put_together(header, sections))
 
 
 @pytest.mark.parametrize(("images", "gaussians"), [(1 << 17, 100), (1 << 10, 1 << 20), (1 << 23, 1 << 24)])

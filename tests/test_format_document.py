@@ -17,8 +17,8 @@ import zstandard
 import gsdata
 from files import make_codes
 from gsdata import canonical, container, errors, header, quantize, streams, writing
-from gsdata.rans import coder, model
 from gsdata.quantize import Codes, Quantizer, QuantizerSet
+from gsdata.rans import coder, model
 from gsdata.recipe import Recipe
 
 MINUS = "\N{MINUS SIGN}"
@@ -180,13 +180,18 @@ def rans_like_the_document(data: bytes, count: int, widths: list[int]) -> bytes:
             thresholds.append((thresholds or [0])[-1] + 1 + take(zeros + 5) - 16)
         orders = [None if take(1) else take(2) for _ in range(number + 1)]
         models.append((stream, bits, sources, thresholds, orders))
-    differences = [order for _, bits, _, _, orders in models for order in orders if order is not None for _ in range(2**bits)]
+    differences = [
+        order for _, bits, _, _, orders in models for order in orders if order is not None for _ in range(2**bits)
+    ]
     zeros_of = []
     for _ in differences:
         zeros_of.append(text.index("1", at) - at)
         at += zeros_of[-1] + 1
     numbers = iter(
-        [(1 << (zeros + order)) + take(zeros + order) - (1 << order) for order, zeros in zip(differences, zeros_of, strict=True)]
+        [
+            (1 << (zeros + order)) + take(zeros + order) - (1 << order)
+            for order, zeros in zip(differences, zeros_of, strict=True)
+        ]
     )
     tables: list[list[list[int]]] = []
     for _, bits, _, _, orders in models:
@@ -364,7 +369,9 @@ def test_an_independent_reader_decodes_contexts_and_lanes() -> None:
     codes.colors[:, 1] = np.minimum(rng.geometric(0.1, 800), 127)
     data = gsdata.to_bytes(codes, labels=rng.integers(0, 3, 3))
     (section,) = (s for s in gsdata.open(data).sections if s.name == "gaussians")
-    job = coder.open_job(data[section.offset : section.offset + section.stored_size], gsdata.open(data)._chunks.layouts(0)["gaussians"])
+    job = coder.open_job(
+        data[section.offset : section.offset + section.stored_size], gsdata.open(data)._chunks.layouts(0)["gaussians"]
+    )
     assert len(job.states) == 2
     assert any(len(m.thresholds) for m in job.models)
     found = read_like_the_document(data)

@@ -115,7 +115,10 @@ def decode(jobs: Sequence[Job]) -> list[tuple[NDArray[np.int64], int]]:
     block = max(1, _BLOCK // (len(jobs) * lanes))
     for number in range(len(jobs[0].models)):
         table, symbols, firsts = _tables([job.models[number] for job in jobs])
-        lookups = [first + TOTAL * job.models[number].lookup(job.layout, number) for first, job in zip(firsts, jobs, strict=True)]
+        lookups = [
+            first + TOTAL * job.models[number].lookup(job.layout, number)
+            for first, job in zip(firsts, jobs, strict=True)
+        ]
         for step in range(0, steps, block):
             size = min(block, steps - step)
             # Where a section ends before the others, the last table leaves its lanes as they are.

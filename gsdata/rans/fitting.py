@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +40,9 @@ def fit_model(
     number = {name: i for i, (name, _) in enumerate(layout.streams)}
     models = []
     for index, (plane, symbols) in enumerate(zip(layout.planes, planes, strict=True)):
-        tries = [tuple(number[name] for name in sources) for sources in contexts.get(layout.streams[plane.stream][0], ())]
+        tries = [
+            tuple(number[name] for name in sources) for sources in contexts.get(layout.streams[plane.stream][0], ())
+        ]
         if plane.shift:
             tries.append((plane.stream,))
         best = _fit_plane(symbols, plane, (), _NONE)
@@ -78,7 +81,7 @@ def _fit_plane(
         edges.insert(0, int(came_from[edges[0]]))
     thresholds = cuts[np.array(edges[1:-1], np.int64) - 1]
     tables: Tables = []
-    for begin, end in zip(edges[:-1], edges[1:], strict=True):
+    for begin, end in pairwise(edges):
         alike = flat[(first == begin) & (last == end)][0]
         tables.append(None if alike else _smooth(total[end] - total[begin]))
     found = np.stack(
@@ -105,15 +108,14 @@ def _table_costs(counts: NDArray[np.int64], bits: int) -> tuple[NDArray[np.float
 def _nearest(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     """(tables, symbols) log-weights that are about proportional to the counts; 0 exactly where the count is."""
     scaled = counts * (_TOP / np.maximum(counts.max(axis=1, keepdims=True), 1))
-    nearest = np.clip(np.searchsorted(_MIDDLES, scaled), 1, MAX_LOG_WEIGHT)
+    nearest: NDArray[np.int64] = np.clip(np.searchsorted(_MIDDLES, scaled), 1, MAX_LOG_WEIGHT)
     nearest[counts == 0] = 0
     nearest[counts.sum(axis=1) == 0, 0] = 1
     return nearest
 
 
-_TOP = 4096.0
-_MIDDLES = np.sqrt(WEIGHTS[1:-1] * WEIGHTS[2:])
-_MIDDLES = np.concatenate([[0.0], _MIDDLES])
+_TOP = 4096.0  # weight of the most frequent symbol
+_MIDDLES = np.concatenate([[0.0], np.sqrt(WEIGHTS[1:-1] * WEIGHTS[2:])])
 
 
 def _smooth(counts: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -223,6 +223,4 @@ def difference_bits(zigzagged: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 _NUMBERS = np.arange(2 * MAX_LOG_WEIGHT + 1)
-_LENGTHS = np.stack(
-    [2 * np.floor(np.log2(_NUMBERS + (1 << order))).astype(np.int64) + 1 - order for order in range(4)]
-)
+_LENGTHS = np.stack([2 * np.floor(np.log2(_NUMBERS + (1 << order))).astype(np.int64) + 1 - order for order in range(4)])

@@ -214,7 +214,11 @@ def test_every_section_is_verified(path, capsys):
     [
         ("labels", bytes([2, 0, 3, 1]), "value 3 at position 2, expected less than 3"),
         ("counts", bytes([7, 3, 1, 12, 0, 0, 0, 0]), "counts add up to 23, the header says 22"),
-        ("gaussians", bytes(4 * 22) + bytes([0] * 21 + [200]) + bytes(3 * 22), "value 200 at position 21, expected less than 128"),
+        (
+            "gaussians",
+            bytes(4 * 22) + bytes([0] * 21 + [200]) + bytes(3 * 22),
+            "value 200 at position 21, expected less than 128",
+        ),
         ("gaussians", bytes([255] * 22) + bytes(7 * 22), "positions add up beyond 255"),
     ],
 )

@@ -272,8 +272,9 @@ def _rates(file: GsdFile) -> dict[str, Any]:
         sections[rate.section].setdefault("streams", []).append(row)
     sections = {name: section for name, section in sections.items() if "streams" in section}
     for section in sections.values():
-        bits = [None if row["coded_bits"] is None else row["codes"] * row["coded_bits"] for row in section["streams"]]
-        section["other_bytes"] = None if None in bits else section["stored_bytes"] - sum(bits) / 8
+        known = all(row["coded_bits"] is not None for row in section["streams"])
+        bits = sum(row["codes"] * row["coded_bits"] for row in section["streams"]) if known else 0
+        section["other_bytes"] = section["stored_bytes"] - bits / 8 if known else None
     return sections
 
 
