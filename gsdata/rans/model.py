@@ -116,37 +116,48 @@ def read_model(data: bytes, layout: Layout) -> tuple[list[PlaneModel], int]:
         FormatError: it is not one of this layout (the message names the plane).
     """
     bits, planes = _Bits(data), layout.planes
-    structure, orders = [], []
+    structure, orders, plane_of = [], [], []
     for number, plane in enumerate(planes):
         start = bits.position
         try:
             sources, thresholds, tables = _read_structure(bits, plane)
         except FormatError as error:
-            raise FormatError(f"byte plane {number} of stream {layout.streams[plane.stream][0]!r}: {error}") from None
-        structure.append((sources, thresholds, tables, bits.position - start))
-        orders += [np.full(2**plane.bits, order) for order in tables if order >= 0]
-    order = np.concatenate([*orders, np.zeros(0, np.int64)])
-    zigzagged, lengths, end = _read_differences(data, bits.position, order)
-    halves = zigzagged >> 1
-    differences = np.where(zigzagged & 1, ~halves, halves)
-    models, at = [], 0
-    for number, (plane, (sources, thresholds, tables, taken)) in enumerate(zip(planes, structure, strict=True)):
-        symbols = 2**plane.bits
-        found = np.full((len(tables), symbols), TOTAL >> plane.bits)
-        stored = np.flatnonzero(np.array(tables) >= 0)
-        after = at + symbols * len(stored)
-        if len(stored):
-            log_weights = np.cumsum(differences[at:after].reshape(-1, symbols), axis=1)
-            low, high = int(log_weights.min()), int(log_weights.max())
-            if low < 0 or high > MAX_LOG_WEIGHT or not log_weights.any(axis=1).all():
-                raise FormatError(
-                    f"byte plane {number} of stream {layout.streams[plane.stream][0]!r}: log-weights must lie in "
-                    f"0..{MAX_LOG_WEIGHT}, one of them above 0; found {low}..{high}"
-                )
-            found[stored] = frequencies(log_weights)
-        models.append(PlaneModel(sources, thresholds, found, taken + int(lengths[at:after].sum())))
-        at = after
+            raise FormatError(f"{_name(layout, number)}: {error}") from None
+        structure.append((sources, thresholds, bits.position - start))
+        orders += tables
+        plane_of += [number] * len(tables)
+    # All tables at once, the symbols that a smaller alphabet lacks with weight 0.
+    order = np.array(orders)
+    sizes = np.array([2 ** planes[number].bits for number in plane_of])
+    symbols = np.arange(sizes.max()) < sizes[:, None]
+    own = order >= 0
+    stored = symbols & own[:, None]
+    zigzagged, lengths, end = _read_differences(data, bits.position, np.repeat(order[own], sizes[own]))
+    values = np.zeros((2, *symbols.shape), np.int64)
+    values[0, stored] = np.where(zigzagged & 1, ~(zigzagged >> 1), zigzagged >> 1)
+    values[1, stored] = lengths
+    # A flat table is one of equal weights.
+    log_weights = np.where(stored, np.cumsum(values[0], axis=1), symbols)
+    lowest, highest = log_weights.min(axis=1), log_weights.max(axis=1)
+    bad = (lowest < 0) | (highest > MAX_LOG_WEIGHT) | (highest == 0)
+    if bad.any():
+        at = int(bad.argmax())
+        raise FormatError(
+            f"{_name(layout, plane_of[at])}: log-weights must lie in 0..{MAX_LOG_WEIGHT}, one of them above 0; found "
+            f"{lowest[at]}..{highest[at]}"
+        )
+    found, taken = frequencies(log_weights), values[1].sum(axis=1)
+    models, first = [], 0
+    for plane, (sources, thresholds, used) in zip(planes, structure, strict=True):
+        last = first + len(thresholds) + 1
+        table = np.ascontiguousarray(found[first:last, : 2**plane.bits])
+        models.append(PlaneModel(sources, thresholds, table, used + int(taken[first:last].sum())))
+        first = last
     return models, end
+
+
+def _name(layout: Layout, number: int) -> str:
+    return f"byte plane {number} of stream {layout.streams[layout.planes[number].stream][0]!r}"
 
 
 def _read_structure(bits: _Bits, plane: Plane) -> tuple[tuple[int, ...], NDArray[np.int64], list[int]]:
