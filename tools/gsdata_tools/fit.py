@@ -24,6 +24,8 @@ from gsdata_tools.rate import RateModel
 
 DEFAULT_STEPS = 1200
 DEFAULT_SWEEPS = 12
+DEFAULT_MOVES = 0.1
+"""Share of an image's Gaussians that move at a time (``density_kernels``)."""
 DEFAULT_RATE_WEIGHT = 0.001
 """What a bit is worth to the search, in nats of an image's squared error: 0.001 is 0.0043 dB, about what a bit buys as a
 part of one more Gaussian."""
@@ -37,7 +39,7 @@ BLOCK_PIXELS = 128 * 32 * 32
 _RATE_MEANS, _RATE_SCALES, _RATE_SHEAR, _RATE_COLORS = 0.07, 1.5, 0.02, 0.07
 _LEAST_SCALE = 0.5  # pixels: the prefilter hides what is thinner
 _START_SCALE, _MOVED_SCALE, _MOST_SCALE = 0.35, 0.25, 7.0  # of the spacing
-_MOVES, _CLEARANCE = 0.1, 0.4  # Gaussians that move at a time, of all; pixels between them, of the spacing
+_CLEARANCE = 0.4  # of the spacing, in pixels, between Gaussians that move at the same time
 
 
 class Bits(NamedTuple):
@@ -94,6 +96,7 @@ def fit_images(
     counts: int | Sequence[int] | NDArray[np.integer[Any]],
     *,
     steps: int = DEFAULT_STEPS,
+    moves: float = DEFAULT_MOVES,
     sweeps: int = DEFAULT_SWEEPS,
     rate_weight: float = DEFAULT_RATE_WEIGHT,
     seed: int = 0,
@@ -110,6 +113,7 @@ def fit_images(
         images: (B, H, W, C) uint8, C from 1 to 4.
         counts: Gaussians of each image, or of every image.
         steps: of Adam, per image.
+        moves: see ``DEFAULT_MOVES``; 0 moves none.
         sweeps: most passes of the search for better codes, per image; 0 rounds to nearest.
         rate_weight: see ``DEFAULT_RATE_WEIGHT``; 0 looks at the error alone.
         seed: of the starting positions.
@@ -125,7 +129,7 @@ def fit_images(
         ValueError: shapes or dtypes are not as above.
     """
     gaussians = fit_gaussians(
-        images, counts, steps=steps, seed=seed, image_keys=image_keys, progress=progress, store=store, name=name,
+        images, counts, steps=steps, moves=moves, seed=seed, image_keys=image_keys, progress=progress, store=store, name=name,
         threads=threads,
     )  # fmt: skip
     bits = bits or default_bits(gaussians.size, gaussians.num_gaussians / max(1, gaussians.num_images))
@@ -149,6 +153,7 @@ def fit_gaussians(
     counts: int | Sequence[int] | NDArray[np.integer[Any]],
     *,
     steps: int = DEFAULT_STEPS,
+    moves: float = DEFAULT_MOVES,
     seed: int = 0,
     image_keys: Sequence[int] | NDArray[np.integer[Any]] | None = None,
     progress: Progress | None = None,
@@ -171,7 +176,15 @@ def fit_gaussians(
         parameters = _start(target, int(number[index]), rng(seed, "encode-start", int(keys[index])))
         rates, low, high = _schedule(target.shape, int(number[index]))
         error = fit_image(
-            parameters, target, background, rates, low, high, steps, *_moves(target.shape, int(number[index])), stop
+            parameters,
+            target,
+            background,
+            rates,
+            low,
+            high,
+            steps,
+            *_moves(target.shape, int(number[index]), moves),
+            stop,
         )
         return parameters, error
 
@@ -323,11 +336,14 @@ def _schedule(
     return np.array(rates, np.float32), np.array(low, np.float32), np.array(high, np.float32)
 
 
-def _moves(shape: tuple[int, ...], count: int) -> tuple[int, int, float]:
+def _moves(shape: tuple[int, ...], count: int, share: float) -> tuple[int, int, float]:
     """How many Gaussians move at a time, the pixels between them, and log2 of their scale afterwards."""
     spacing = math.sqrt(shape[1] * shape[2] / max(1, count))
-    moves = math.ceil(_MOVES * count) if count > 1 else 0
-    return moves, round(_CLEARANCE * spacing), math.log2(max(_LEAST_SCALE, _MOVED_SCALE * spacing))
+    return (
+        math.ceil(share * count) if count > 1 else 0,
+        round(_CLEARANCE * spacing),
+        math.log2(max(_LEAST_SCALE, _MOVED_SCALE * spacing)),
+    )
 
 
 def _blocks(images: NDArray[np.uint8]) -> list[range]:
