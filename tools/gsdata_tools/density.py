@@ -79,25 +79,35 @@ class Candidates:
                 steps.append((-float(slope[here]), image, here))
         return start, [(image, fit) for _, image, fit in sorted(steps)]
 
-    def best_within(self, budget: int, measure: Callable[[Codes], int]) -> tuple[NDArray[np.int64], int]:
-        """The choice of the highest mean PSNR whose file weighs at most ``budget`` bytes by ``measure``, and its weight.
+    def best_within(
+        self, budget: int, measure: Callable[[Codes], int]
+    ) -> tuple[NDArray[np.int64], int, NDArray[np.int64] | None]:
+        """The choice of the highest mean PSNR whose file weighs at most ``budget`` bytes by ``measure``.
 
-        Where even the cheapest choice is too heavy, that one.
+        Returns:
+            The (B,) choice, its weight, and the next better choice, which is too heavy (None where there is none). Where
+            even the cheapest choice is too heavy: that one, its weight, None.
         """
         start, steps = self.path()
-        best, weight = start, measure(self.pick(start)[0])
+
+        def after(number: int) -> NDArray[np.int64]:
+            chosen = start.copy()
+            for image, fit in steps[:number]:
+                chosen[image] = fit
+            return chosen
+
+        weight = measure(self.pick(start)[0])
+        if weight > budget:
+            return start, weight, None
         low, high, guess = 0, len(steps), len(steps)
         while low < high and weight < 0.999 * budget:
-            chosen = start.copy()
-            for image, fit in steps[:guess]:
-                chosen[image] = fit
-            tried = measure(self.pick(chosen)[0])
+            tried = measure(self.pick(after(guess))[0])
             # Weights are nearly linear in the steps: aim just below the budget, and bisect when that does not help.
             if tried <= budget:
-                best, weight, low = chosen, tried, guess
+                weight, low = tried, guess
                 guess = (low + high + 1) // 2
             else:
                 high = guess - 1
                 aimed = low + int((guess - low) * (budget - weight) / max(1, tried - weight))
                 guess = min(high, max(low + 1, aimed))
-        return best, weight
+        return after(low), weight, after(low + 1) if low < len(steps) else None

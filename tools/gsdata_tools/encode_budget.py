@@ -92,12 +92,16 @@ def fit_to_budget(
     for attempt in range(_ROUNDS):
         plans = [spread_counts(max(number, round(total * factor)), number) for factor in factors]
         candidates = fit(plans, f"round{attempt}-")
-        choice, weight = candidates.best_within(budget, measure)
+        choice, weight, next_choice = candidates.best_within(budget, measure)
         codes, losses = candidates.pick(choice)
-        if weight > budget and (tries == 1 or attempt == _ROUNDS - 1 or int(plans[0].max()) <= 1):
-            return _prune(codes, losses, weight, budget, empty, measure, improve)
         if LEAST_USE * budget <= weight <= budget or int(plans[-1].sum()) == number * MAX_COUNT:
-            break
+            return codes
+        heavier = weight > budget
+        if not heavier and next_choice is not None:  # few images: the next choice is a large step, so go back from it
+            codes, losses = candidates.pick(next_choice)
+            weight, heavier = measure(codes), True
+        if heavier and (tries == 1 or next_choice is not None or attempt == _ROUNDS - 1 or int(plans[0].max()) <= 1):
+            return _prune(codes, losses, weight, budget, empty, measure, improve)
         total = int(codes.counts.sum()) * (budget - empty) / max(1, weight - empty)
     return codes
 

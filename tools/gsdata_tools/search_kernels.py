@@ -174,7 +174,7 @@ def search_codes(
     color_inverse: float, shape_bits: Floats, color_bits: Floats, rate_weight: float, sweeps: int, stop: NDArray[np.uint8],
     losses: Floats,
 ) -> float:  # fmt: skip
-    """Lower ln(squared error) + ``rate_weight`` x bits of the codes of one image, in place.
+    """Lower ln(squared error) + ``rate_weight`` x mean bits of a Gaussian of one image, in place.
 
     Args:
         codes: (5 + C, N) int64: x, y, l11, l21, l22 and the colours.
@@ -185,7 +185,7 @@ def search_codes(
         color_inverse: levels of the colours per unit.
         shape_bits: (3, 2^n) float32, bits of the codes of l11, l21, l22.
         color_bits: (C, 2^bits) float32, bits of the stored colours (``rate.RateModel``).
-        rate_weight: what a bit is worth, in nats of squared error; 0 looks at the error alone.
+        rate_weight: what a bit on every Gaussian is worth, in nats of squared error; 0 looks at the error alone.
         sweeps: most passes over the Gaussians; it ends earlier when one changes nothing.
         stop: one byte; the search ends early when another thread makes it non-zero.
         losses: (N,) float32, written: by how much the squared error would grow without each Gaussian, at the end.
@@ -208,7 +208,7 @@ def search_codes(
     placed, box, sums = np.empty(8, np.float32), np.empty(4, np.int64), np.empty(8, np.float32)
     trial, kept, found = np.zeros(4, np.int64), np.zeros(4, np.int64), np.zeros(1, np.int64)
     low, inverse, colors = f32(color_low), f32(color_inverse), tables[GEOMETRY]
-    squares, moved = 0.0, 1
+    squares, moved, bit = 0.0, 1, rate_weight / max(1, count)
     best_codes, best_squares, least = codes.copy(), 0.0, np.inf
     for sweep in range(sweeps + 1):
         squares = _error(
@@ -217,14 +217,14 @@ def search_codes(
         rate = 0.0
         for n in range(count):
             rate += _shape_bits(codes, n, shape_bits) + _color_bits(codes, n, channels, color_bits)
-        cost = math.log(squares + 1e-9) + rate_weight * rate
+        cost = math.log(squares + 1e-9) + bit * rate
         if cost < least:
             least, best_squares = cost, squares
             best_codes[:] = codes
         if sweep == sweeps or moved == 0 or stop[0] != 0:
             break
         # d ln(squares) = d squares / squares: so much squared error is a bit worth.
-        price = f32(rate_weight * squares)
+        price = f32(bit * squares)
         moved = 0
         for n in range(count):
             place(values, n, width, height, placed, box)
