@@ -447,9 +447,10 @@ def test_a_huge_window_is_refused() -> None:
 def test_an_empty_frame_cannot_hide_bytes() -> None:
     header, sections = take_apart(gsdata.to_bytes(make_codes(0, [0])))
     name = header["sections"].index("gaussians")
-    sections[name][1], sections[name][4] = 1, frame(b"") + b"hidden"
-    with pytest.raises(FormatError, match="must shrink"):
-        gsdata.open(put_together(header, sections))
+    for codec in (1, 2):
+        sections[name][1], sections[name][4] = codec, frame(b"") + b"hidden"
+        with pytest.raises(FormatError, match="must shrink"):
+            gsdata.open(put_together(header, sections))
 
 
 # --- each rule of the container, with checksums that are right -------------------------------------------------------

@@ -30,14 +30,14 @@ def decode(job: Job) -> tuple[NDArray[np.int64], int]:
     return states.astype(np.int64), used
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _add(sums, plane, shift, clear):  # type: ignore[no-untyped-def]
     """Add a plane to the sums that decide the contexts."""
     for i in range(len(sums)):
         sums[i] = (0 if clear else sums[i]) + (plane[i] << shift)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _table(frequencies):  # type: ignore[no-untyped-def]
     """For every slot of all tables: symbol, frequency - 1 and offset in 8, 12 and 12 bits."""
     tables, symbols = frequencies.shape
@@ -61,7 +61,7 @@ def _step(state, entry, word):  # type: ignore[no-untyped-def]
     return ((state << uint64(16)) | word) if short else state, short
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _plane(out, states, words, used, available, table, sums, first):  # type: ignore[no-untyped-def]
     """Decode one plane with contexts; the words used so far."""
     count, lanes = len(out), len(states)
@@ -77,7 +77,7 @@ def _plane(out, states, words, used, available, table, sums, first):  # type: ig
     return used
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _simple_plane(out, states, words, used, available, table):  # type: ignore[no-untyped-def]
     """The same without contexts."""
     count, lanes = len(out), len(states)
