@@ -267,6 +267,21 @@ def test_decoding_must_end_where_encoding_starts() -> None:
             rans.decode([(bad, ONE_BIT, "here")])
 
 
+def test_words_that_are_missing_are_not_read() -> None:
+    """Every plane asks for words after the last one; NUMBA_BOUNDSCHECK=1 shows a read beyond them."""
+    layout = Layout(4000, (("a", 8), ("b", 8), ("c", 12), ("d", 5)))
+    rng = np.random.default_rng(0)
+    planes = np.stack([rng.integers(0, 2**p.bits, 4000) for p in layout.planes]).astype(np.uint8)
+    planes[1] = planes[0] ^ 1
+    good = rans.encode(planes.tobytes(), layout, {"b": [("a",)], "c": [("a", "b")]})
+    job = coder.open_job(good, layout)
+    assert len(job.states) > 1
+    start = len(good) - 2 * len(job.words)
+    for words in (0, 1, 5, len(job.words) // 2, len(job.words) - 1):
+        with pytest.raises(FormatError, match="both refuse"):
+            decode_both(good[: start + 2 * words], layout)
+
+
 # --- damage that no checksum catches ---------------------------------------------------------------------------------------
 
 SMALL = Layout(600, (("x", 7), ("y", 9), ("c", 6)))

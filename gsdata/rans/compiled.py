@@ -13,11 +13,14 @@ from gsdata.rans.model import TOTAL, sources_of
 def decode(job: Job) -> tuple[NDArray[np.int64], int]:
     """Fill the planes of a section; the last states and the words used."""
     states = job.states.astype(np.uint64)
-    # A damaged section may ask for words that it lacks: one step's worth of them is there, then decoding stops.
+    # A damaged section may ask for words that it lacks: one step's worth of them is there, then decoding must stop, because
+    # nothing here checks an index, and symbols that were not decoded may be anything.
     words = np.concatenate([job.words, np.zeros(1 << MAX_LANE_BITS, np.uint16)])
     sums = np.empty(job.layout.count, np.uint32)
     used = 0
     for number, model in enumerate(job.models):
+        if used > len(job.words):
+            break
         sources = sources_of(job.layout, number, model.sources)
         for i, source in enumerate(sources):
             _add(sums, job.planes[source], job.layout.planes[source].shift, i == 0)
@@ -27,7 +30,7 @@ def decode(job: Job) -> tuple[NDArray[np.int64], int]:
             used = _plane(job.planes[number], states, words, used, len(job.words), table, sums, first)
         else:
             used = _simple_plane(job.planes[number], states, words, used, len(job.words), table)
-    return states.astype(np.int64), used
+    return states.astype(np.int64), int(used)
 
 
 @njit(cache=True, nogil=True)
@@ -64,30 +67,30 @@ def _step(state, entry, word):  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True)
 def _plane(out, states, words, used, available, table, sums, first):  # type: ignore[no-untyped-def]
     """Decode one plane with contexts; the words used so far."""
-    count, lanes = len(out), len(states)
+    count, lanes, at = len(out), len(states), uint64(used)  # unsigned: no test for a negative index
     for start in range(0, count, lanes):
+        if at > uint64(available):
+            break
         for lane in range(min(lanes, count - start)):
             state = states[lane]
             entry = uint64(table[first[sums[start + lane]] + (state & uint64(4095))])
             out[start + lane] = entry >> uint64(24)
-            states[lane], short = _step(state, entry, uint64(words[used]))
-            used += short
-        if used > available:
-            break
-    return used
+            states[lane], short = _step(state, entry, uint64(words[at]))
+            at += uint64(short)
+    return at
 
 
 @njit(cache=True, nogil=True)
 def _simple_plane(out, states, words, used, available, table):  # type: ignore[no-untyped-def]
     """The same without contexts."""
-    count, lanes = len(out), len(states)
+    count, lanes, at = len(out), len(states), uint64(used)  # unsigned: no test for a negative index
     for start in range(0, count, lanes):
+        if at > uint64(available):
+            break
         for lane in range(min(lanes, count - start)):
             state = states[lane]
             entry = uint64(table[state & uint64(4095)])
             out[start + lane] = entry >> uint64(24)
-            states[lane], short = _step(state, entry, uint64(words[used]))
-            used += short
-        if used > available:
-            break
-    return used
+            states[lane], short = _step(state, entry, uint64(words[at]))
+            at += uint64(short)
+    return at
