@@ -3,10 +3,11 @@
 Backends (FORMAT.md, "Rendering", is normative; ``kernels/reference.py`` is its text as code):
 
 * ``cpu``: NumPy arrays or torch tensors on the CPU; Numba kernels with a hand-written adjoint; the default there.
+* ``cuda``: torch tensors on an NVIDIA GPU; CUDA kernels with a hand-written adjoint; the default there, needs CuPy.
 * ``dense``: NumPy arrays or torch tensors on any device; plain torch and autograd; the default on other devices.
 * ``reference``: NumPy arrays or torch tensors on the CPU; float64 NumPy; slow, exact.
 
-A new backend is added here, in ``_choose`` and ``_render_float``, and nowhere else.
+A new backend is added here, in ``_choose`` and ``render`` or ``_render_float``, and nowhere else.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from gsdata.gaussians import Array, Gaussians
 from gsdata.kernels.arguments import Indices, Size, resolve_indices, resolve_size
 
-Backend: TypeAlias = Literal["auto", "reference", "dense", "cpu"]
+Backend: TypeAlias = Literal["auto", "reference", "dense", "cpu", "cuda"]
 
 DTYPES = ("float32", "float16", "bfloat16", "uint8", "float64")
 
@@ -53,7 +54,7 @@ def render(
     Returns:
         (len(indices) or B, C, H, W), NumPy for NumPy input, else torch on the same device. Torch results are
         differentiable with respect to means, cholesky, colors and opacities (``dense`` any number of times, the
-        others once; uint8 not at all).
+        others once; uint8 not at all). On a GPU, layouts, normalisation and indices there: ``kernels.cuda.render``.
 
     Raises:
         TypeError: an argument has a wrong type.
@@ -64,6 +65,13 @@ def render(
     chosen = resolve_indices(gaussians, indices)
     name = _dtype_name(dtype, isinstance(gaussians.means, np.ndarray))
     backend = _choose(backend, gaussians, name)
+    if backend == "cuda":
+        import torch
+
+        from gsdata.kernels import cuda
+
+        wanted = None if indices is None else chosen  # all of them need no upload
+        return cuda.render(gaussians, height_width, wanted, cuda.Output(dtype=getattr(torch, name)))
     return _convert(_render_float(gaussians, height_width, chosen, backend, name), name)
 
 
@@ -95,15 +103,26 @@ def _choose(backend: str, gaussians: Gaussians, dtype: str) -> Backend:
     device = "cpu" if is_numpy else str(values[0].device.type)
     if backend in ("cpu", "reference") and device != "cpu":
         raise ValueError(f"backend {backend!r} needs tensors on the CPU, found {device}: use 'auto' or 'dense'")
-    if backend == "cpu" and dtype == "float64":
-        raise ValueError("backend 'cpu' computes in float32: use 'reference' or 'dense' for float64")
+    if backend == "cuda" and device != "cuda":
+        raise ValueError(
+            f"backend 'cuda' needs tensors on a CUDA device, found {'NumPy arrays' if is_numpy else device}"
+        )
+    if backend in ("cpu", "cuda") and dtype == "float64":
+        raise ValueError(f"backend {backend!r} computes in float32: use 'reference' or 'dense' for float64")
     for wanted, module in (("cpu", "numba"), ("dense", "torch")):
         if backend == wanted and not _installed(module):
             raise ValueError(f"backend {backend!r} needs {module}: pip install 'gsdata[torch]'")
+    if backend == "cuda" and (why := _cuda_problem()):
+        raise ValueError(f"backend 'cuda' cannot be used: {why}")
     if backend != "auto":
         return backend  # type: ignore[return-value]
     if dtype == "float64":
         return "reference" if is_numpy else "dense"
+    if device == "cuda":
+        if (why := _cuda_problem()) is None:
+            return "cuda"
+        _tell_once(f"rendering with plain torch, slower and larger: {why}")
+        return "dense"
     if device != "cpu":
         _tell_once(f"no kernel for device {device!r} in this version: rendering with plain torch, slower and larger")
         return "dense"
@@ -117,6 +136,12 @@ def _choose(backend: str, gaussians: Gaussians, dtype: str) -> Backend:
 @functools.cache
 def _installed(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
+
+
+def _cuda_problem() -> str | None:
+    from gsdata.kernels import cuda_launch
+
+    return cuda_launch.problem()
 
 
 @functools.cache

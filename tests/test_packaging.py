@@ -171,6 +171,15 @@ def test_every_required_package_is_pinned():
     assert names - pinned == set()
 
 
+def test_files_that_are_no_modules_are_packaged():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    patterns = settings["gsdata"]
+    others = [path.relative_to(ROOT / "gsdata") for path in (ROOT / "gsdata").rglob("*") if path.is_file()]
+    others = [path for path in others if path.suffix not in (".py", ".pyc", ".nbc", ".nbi")]
+    assert "splat.cu" in [path.name for path in others]
+    assert [path for path in others if not any(path.match(pattern) for pattern in patterns)] == []
+
+
 @pytest.mark.slow
 def test_a_fresh_environment_with_the_core_alone(file, tmp_path):
     source = tmp_path / "source"

@@ -1,1 +1,1 @@
-"""Renderers: ``reference`` (float64, normative), ``dense`` (plain torch), ``cpu`` (Numba)."""
+"""Renderers: ``reference`` (float64, normative), ``dense`` (plain torch), ``cpu`` (Numba), ``cuda`` (CUDA through CuPy)."""
