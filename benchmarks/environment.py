@@ -12,7 +12,17 @@ from typing import Any
 import gsdata
 import gsdata_tools
 
-PACKAGES = ("numpy", "numba", "torch", "zstandard", "pillow")
+PACKAGES = (
+    "numpy",
+    "numba",
+    "torch",
+    "zstandard",
+    "pillow",
+    "cupy-cuda12x",
+    "cupy-cuda13x",
+    "nvidia-cuda-nvrtc",
+    "gsplat",
+)
 
 
 def hardware() -> dict[str, Any]:
