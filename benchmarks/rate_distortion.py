@@ -43,7 +43,7 @@ NOTES = {
     "utility": "Class-balanced training images, encoded and decoded; every set trains for the same steps with the same batches and "
     "augmentation. 'original' are the images before any codec, their bytes those of the uint8 pixels.",
     "beside_webp": "WebP's PSNR at exactly the bytes of each .gsd, linear in the logarithm of the bytes between measured points; "
-    "differences are .gsd less WebP, null where WebP reaches no such size. gsd-more is gsd with more --steps.",
+    "differences are .gsd less WebP, null where WebP reaches no such size. gsd-more is gsd with the options of more_options.",
 }
 
 
@@ -55,8 +55,8 @@ class Plan:
         name: the data set.
         images: how many of its test images.
         budgets: --bytes-per-image of the ``.gsd`` files.
-        more: those that are also encoded with ``more_steps``.
-        more_steps: --steps of ``more``.
+        more: those that are also encoded with ``more_options``.
+        more_options: more work of gsd-encode for ``more``: longer fits, and more of them.
         steps: --steps of the others; None is the default.
         qualities: of each codec of Pillow.
         utility: see ``Utility``; None leaves it out.
@@ -66,7 +66,7 @@ class Plan:
     images: int
     budgets: tuple[int, ...]
     more: tuple[int, ...] = ()
-    more_steps: int = 6000
+    more_options: tuple[str, ...] = ("--steps", "2400", "--tries", "4")
     steps: int | None = None
     qualities: dict[str, tuple[int, ...]] = field(default_factory=lambda: dict(QUALITIES))
     utility: Utility | None = None
@@ -74,12 +74,18 @@ class Plan:
 
 @dataclass(frozen=True)
 class Fixed:
-    """42 Gaussians per image: default settings, and bits that are compared with bfloat16 after a long fit."""
+    """42 Gaussians per image: default settings, and finer ones that are compared with bfloat16 numbers of the same fit."""
 
     images: int = 500
     gaussians: int = 42
-    steps: int = 12000
-    bits: tuple[str, ...] = ("7/6/6/6", "8/6/7/7", "8/7/7/7")
+    steps: int = 2400
+    settings: tuple[tuple[str, str], ...] = (
+        ("8/5/6/7", "0.04"),
+        ("8/5/7/7", "0.08"),
+        ("9/6/7/8", "0.02"),
+        ("9/7/8/8", "0.1"),
+    )
+    """--bits and --rate-weight."""
     limits: tuple[int, ...] = (40, 48)
 
 
@@ -96,7 +102,6 @@ FULL = (
         200,
         (600, 1000, 1800, 3200),
         (1000,),
-        more_steps=3600,
         utility=Utility(200, (600,), steps=100, batch=32, shrink=2, tests=2000),
     ),
     Plan("kodak", 3, (8000, 16000, 32000, 64000)),
@@ -108,14 +113,13 @@ QUICK = (
         100,
         (120, 210),
         (120, 210),
-        3600,
         qualities=FEWER,
         utility=Utility(200, (120,), steps=40, batch=64, seeds=1, tests=1000),
     ),
     Plan("imagenette-128", 10, (600, 1800), qualities=FEWER),
     Plan("kodak", 1, (8000, 32000), steps=200, qualities=FEWER),
 )
-QUICK_FIXED = Fixed(images=50, steps=3600, bits=("7/5/6/6", "8/6/7/7"))
+QUICK_FIXED = Fixed(images=50, steps=1200, settings=(("8/5/6/7", "0.04"), ("9/6/7/8", "0.02")))
 
 
 class Results:
@@ -217,8 +221,8 @@ def measure_distortion(plan: Plan, data: Data, results: Results) -> list[dict[st
         count = max(1, round(budget / BF16_BYTES))
         add("bf16", count, f"/{steps}-steps", partial(bf16, data.images, count, steps))
     for budget in plan.more:
-        options = ["--bytes-per-image", str(budget), "--steps", str(plan.more_steps)]
-        add("gsd-more", budget, f"/{plan.more_steps}-steps", partial(gsd, data.options, options))
+        options = ["--bytes-per-image", str(budget), *plan.more_options]
+        add("gsd-more", budget, "/" + " ".join(plan.more_options), partial(gsd, data.options, options))
     return found
 
 
@@ -241,7 +245,7 @@ def beside_webp(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def measure_fixed(fixed: Fixed, results: Results) -> dict[str, Any]:
-    """The default settings, and how near bits come to bfloat16 numbers of the same long float fit."""
+    """The default settings, and how near finer bits come to bfloat16 numbers of the same fit."""
     data = load(Plan("cifar10", fixed.images, ()), Path())
     name = f"cifar10-{fixed.images}/{fixed.gaussians}-gaussians"
 
@@ -262,9 +266,10 @@ def measure_fixed(fixed: Fixed, results: Results) -> dict[str, Any]:
     reference = results.point(f"{name}/bf16/{fixed.steps}-steps", floats)
     runs = [
         results.point(
-            f"{name}/{bits}/{fixed.steps}-steps", partial(encode, "--bits", bits, "--steps", str(fixed.steps))
+            f"{name}/{bits}/{weight}/{fixed.steps}-steps",
+            partial(encode, "--bits", bits, "--rate-weight", weight, "--steps", str(fixed.steps)),
         )
-        for bits in fixed.bits
+        for bits, weight in fixed.settings
     ]
     best = {}
     for limit in fixed.limits:
