@@ -95,7 +95,7 @@ class Output:
 
 
 @dataclass(frozen=True, eq=False)
-class _Job:
+class Job:
     """A batch, the images that are wanted of it, and how: all but the values."""
 
     batch: Any  # Gaussians or DeviceCodes; structure only
@@ -164,7 +164,7 @@ def render(
         found = ", ".join(sorted(map(str, devices))) or "NumPy arrays"
         raise ValueError(f"means, cholesky, colors and opacities must be tensors on one CUDA device, found {found}")
     device = devices.pop()
-    job = _job(gaussians, _offsets(gaussians.counts, device), size, indices, output or Output())
+    job = job_of(gaussians, _offsets(gaussians.counts, device), size, indices, output or Output())
     prepared = [None if value is None else _aligned(value.float()) for value in values]
     image: torch.Tensor
     if job.output.out is not None:
@@ -180,7 +180,8 @@ def _aligned(values: torch.Tensor) -> torch.Tensor:
     return values.clone() if values.data_ptr() % (2 * values.itemsize) else values
 
 
-def _job(batch: Any, offsets: torch.Tensor, size: Size, indices: Indices | torch.Tensor, output: Output) -> _Job:
+def job_of(batch: Any, offsets: torch.Tensor, size: Size, indices: Indices | torch.Tensor, output: Output) -> Job:
+    """Which images of ``batch`` (Gaussians or DeviceCodes), whose ``offsets`` are on the device; checks ``indices``."""
     device, counts = offsets.device, batch.counts
     distinct, widest, chosen = True, int(counts.max(initial=0)), None
     if isinstance(indices, torch.Tensor) and indices.device == device:
@@ -190,13 +191,15 @@ def _job(batch: Any, offsets: torch.Tensor, size: Size, indices: Indices | torch
     elif indices is not None:
         host = resolve_indices(batch, indices)  # type: ignore[arg-type]
         distinct, widest = len(np.unique(host)) == len(host), int(counts[host].max(initial=0))
-        chosen = _upload(host, device, wait=False)
-    return _Job(batch, resolve_size(batch, size), device, offsets, chosen, widest, distinct, output)
+        chosen = upload(host, device, wait=False)
+    return Job(batch, resolve_size(batch, size), device, offsets, chosen, widest, distinct, output)
 
 
-def _upload(values: NDArray[Any], device: torch.device, *, wait: bool) -> torch.Tensor:
+def upload(values: NDArray[Any], device: torch.device, *, wait: bool) -> torch.Tensor:
     """Copy to the device. With ``wait`` it is there when this returns, for every stream; else for the current one."""
-    tensor = torch.from_numpy(values)
+    tensor = torch.from_numpy(
+        values if values.flags.writeable else values.copy()
+    )  # torch warns of what it may not write
     if device.type != "cuda":
         return tensor.clone()
     if torch.cuda.is_current_stream_capturing():
@@ -220,10 +223,10 @@ def _offsets(counts: NDArray[np.int64], device: torch.device) -> torch.Tensor:
 @functools.lru_cache(maxsize=16)
 def _cached_offsets(counts: bytes, device: torch.device) -> torch.Tensor:
     vector = np.frombuffer(counts, np.int64)
-    return _upload(np.concatenate([np.zeros(1, np.int64), np.cumsum(vector)]), device, wait=True)
+    return upload(np.concatenate([np.zeros(1, np.int64), np.cumsum(vector)]), device, wait=True)
 
 
-def forward(job: _Job, values: Tensors, **fields: Any) -> torch.Tensor:
+def forward(job: Job, values: Tensors, **fields: Any) -> torch.Tensor:
     """Launch ``splat_forward``; ``values`` are pointers, ``fields`` further fields of the task."""
     height, width = job.size
     outputs = job.batch.num_images if job.indices is None else len(job.indices)
@@ -241,7 +244,7 @@ def forward(job: _Job, values: Tensors, **fields: Any) -> torch.Tensor:
     return image
 
 
-def backward(job: _Job, values: Tensors, grad_out: torch.Tensor, wanted: Sequence[str]) -> dict[str, torch.Tensor]:
+def backward(job: Job, values: Tensors, grad_out: torch.Tensor, wanted: Sequence[str]) -> dict[str, torch.Tensor]:
     """Launch the adjoint: gradients of the values in ``wanted``, float32, same bits every time."""
     images, indices = job.batch.num_images, job.indices
     order: Tensors = {}
@@ -269,7 +272,7 @@ def backward(job: _Job, values: Tensors, grad_out: torch.Tensor, wanted: Sequenc
 
 class _Render(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, means: Any, cholesky: Any, colors: Any, opacities: Any, job: _Job) -> torch.Tensor:
+    def forward(ctx: Any, means: Any, cholesky: Any, colors: Any, opacities: Any, job: Job) -> torch.Tensor:
         ctx.save_for_backward(means, cholesky, colors, opacities)
         ctx.job = job
         image = forward(job, dict(zip(VALUES, (means, cholesky, colors, opacities), strict=True)))

@@ -150,7 +150,7 @@ class _CupyLauncher:
             stream = SimpleNamespace(ptr=torch.cuda.current_stream(index).cuda_stream)
             grid, block = (launch.blocks,), (launch.threads,)
             try:
-                kernel = _module(launch.channels).get_function(launch.kernel)
+                kernel = _kernel(launch.kernel, launch.channels)
                 kernel(grid, block, (launch.task,), shared_mem=launch.shared_bytes, stream=stream)
             except Exception as error:
                 raise RuntimeError(
@@ -176,7 +176,13 @@ def _capacity(index: int) -> int:
 
 
 @functools.cache
-def _module(channels: int) -> Any:
+def _kernel(name: str, channels: int) -> Any:
     import cupy
 
-    return cupy.RawModule(code=SOURCE.read_text(), options=options(channels), backend="nvrtc")
+    # Compiled at the first call on each device; kernels with the same source and options share one module there.
+    return cupy.RawKernel(_source(), name, options=options(channels), backend="nvrtc")
+
+
+@functools.cache
+def _source() -> str:
+    return SOURCE.read_text()

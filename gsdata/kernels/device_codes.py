@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gsdata.gaussians import Antialias
 from gsdata.kernels.arguments import Indices, Size
-from gsdata.kernels.cuda import Output, Tensors, _job, _upload, forward
+from gsdata.kernels.cuda import Output, Tensors, forward, job_of, upload
 from gsdata.quantize import Codes
 
 _ATTRIBUTES = ("means", "cholesky", "colors")
@@ -67,7 +67,7 @@ class DeviceCodes:
         where = torch.device(device)
         if where.type == "cuda" and where.index is None:
             where = torch.device("cuda", torch.cuda.current_device())
-        tensors = {name: _upload(values, where, wait=True) for name, values in host.items()}
+        tensors = {name: upload(values, where, wait=True) for name, values in host.items()}
         return cls(codes.counts, codes.size, codes.channels, codes.antialias, codes.background, tensors)
 
     @property
@@ -86,5 +86,5 @@ class DeviceCodes:
         """Render images, in one launch; arguments, result and errors are those of ``cuda.render``; no gradients."""
         tensors: Tensors = dict(self.tensors)
         offsets = self.tensors["offsets"]
-        job = _job(self, offsets, size, indices, output or Output())
+        job = job_of(self, offsets, size, indices, output or Output())
         return forward(job, tensors, **{f"{name}_bytes": self.tensors[name].itemsize for name in _ATTRIBUTES})

@@ -20,7 +20,7 @@ from strategies import make_gaussians
 
 @pytest.fixture(autouse=True)
 def forget():
-    caches = (cuda_launch.problem, cuda_launch._module, cuda_launch._capacity, rendering._tell_once)
+    caches = (cuda_launch.problem, cuda_launch._kernel, cuda_launch._capacity, rendering._tell_once)
     for cached in caches:
         cached.cache_clear()
     yield
@@ -49,11 +49,13 @@ class StandIn:
         found.attributes = {"MaxSharedMemoryPerMultiprocessor": 228 * 1024, "MaxThreadsPerMultiProcessor": 2048}
         return found
 
-    def RawModule(self, **options):
-        self.asked.append(options)
-        return SimpleNamespace(
-            get_function=lambda name: lambda *a, **k: self.fail("launch", self.launched.append((name, a, k)))
-        )
+    def RawKernel(self, code, name, **options):
+        self.asked.append({"code": code, "name": name, **options})
+
+        def kernel(*arguments, **keywords):
+            self.fail("launch", self.launched.append((name, arguments, keywords)))
+
+        return kernel
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import gsdata
 from gsdata.gaussians import ANTIALIAS_MODES, Gaussians
 from gsdata.kernels import cuda, cuda_launch, reference
 from gsdata.kernels.cuda import Output
@@ -245,6 +246,8 @@ def test_codes_render_as_their_values_bit_for_bit(bits):
         quantizers = fit_quantizers(batch, means_bits=bits, scales_bits=6, shear_bits=7, colors_bits=channels_bits)
         parts.append(quantize(batch, quantizers))
     codes = concatenate(parts)
+    for name in ("means", "cholesky", "colors"):
+        getattr(codes, name).flags.writeable = False
     resident = DeviceCodes.from_codes(codes, "cpu")
     assert resident.tensors["means"].dtype == (torch.uint8 if bits <= 8 else torch.uint16)
     for size, indices in ((None, None), ((50, 33), [4, 0, 0, -1]), (7, torch.tensor([5, 1]))):
@@ -352,3 +355,19 @@ def test_shared_memory_never_limits_the_blocks_of_a_multiprocessor():
         used = held * cuda_launch.GAUSSIAN_BYTES + 64
         assert used <= 48 * 1024
         assert min(3, threads // 256) * (used + 1024) <= shared * 1024
+
+
+def test_what_the_guide_shows_runs(tmp_path, monkeypatch):
+    """The snippet of docs/gpu.md, on the CPU."""
+    root = cuda_launch.SOURCE.parents[2]
+    (snippet,) = re.findall(r"^```python\n(.*?)^```$", (root / "docs" / "gpu.md").read_text(), re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()
+    batch = make_gaussians(0, [6] * 10, channels=1, size=(28, 28), background=False)
+    gsdata.save("demo/digits.gsd", quantize(batch, fit_quantizers(batch)))
+    names: dict[str, object] = {}
+    exec(compile(snippet.replace('"cuda"', '"cpu"'), "docs/gpu.md", "exec"), names)
+    images = names["images"]
+    assert isinstance(images, torch.Tensor)
+    assert (images.shape, images.dtype) == ((256, 1, 32, 32), torch.bfloat16)
+    assert names["gaussians"].means.grad.any()
