@@ -14,8 +14,9 @@ import numpy as np
 
 import gsdata
 from environment import hardware, versions
+from gsdata.budget import Bits
 from gsdata_tools import sources
-from gsdata_tools.fit import DEFAULT_STEPS, DEFAULT_SWEEPS, Bits, fit_images
+from gsdata_tools.fit import DEFAULT_STEPS, DEFAULT_SWEEPS, fit_images
 from gsdata_tools.metrics import psnr
 
 CASES = (

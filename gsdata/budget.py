@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 from gsdata.errors import BudgetError
 from gsdata.streams import MAX_COUNT
@@ -34,6 +35,50 @@ class Budget:
         return self.payload + self.labels + self.index + self.overhead
 
 
+class Bits(NamedTuple):
+    """Bits of each x and y, of each l11 and l22, of l21, and of each colour channel."""
+
+    means: int = 7
+    scales: int = 5
+    shear: int = 6
+    colors: int = 6
+
+
+def default_bits(size: tuple[int, int], count: float) -> Bits:
+    """The widths of codes with the highest PSNR at equal bytes, for images of ``size`` (H, W) and ``count`` Gaussians.
+
+    Few Gaussians are better coarse and more of them, many are better fine: of 27 widths at every count, those of highest
+    PSNR at 33 to 4,100 bytes per image on CIFAR-10 and on Imagenette at 128x128 (benchmarks/results/allocation.json).
+    Positions step by a part of the Gaussians' spacing, so their width grows with the count.
+    """
+    long, short = max(size), min(size)
+    part, scales, shear, colors = next(row for most, *row in _WIDTHS if count < most)
+    means = round(math.log2(part * math.sqrt(max(1.0, count) * long / short)))
+    return Bits(min(12, max(5, means)), int(scales), int(shear), int(colors))
+
+
+# Less than so many Gaussians; steps of a position in their spacing; bits of log-scales, shear, colours.
+_WIDTHS = ((28, 16, 4, 5, 5), (450, 21, 5, 6, 6), (math.inf, 28, 5, 6, 7))
+
+
+def coded_bits(bits: Bits, size: tuple[int, int], count: float, channels: int = 3) -> float:
+    """Bits that a Gaussian takes in the file, counts included, in an image of ``size`` (H, W) with ``count`` Gaussians.
+
+    A least-squares fit to 297 measured files of 12 to 256 images (benchmarks/results/allocation.json, ``model``): a bit of
+    width costs less than a bit, and Gaussians that share an image save the order of their positions and resemble each
+    other. Off by up to 4.4 % there; images that are mostly flat take less.
+    """
+    widths = (2 * bits.means, 2 * bits.scales, bits.shear, channels * bits.colors)
+    logs = (math.log2(max(1.0, count)), math.log2(size[0] * size[1]), 1.0)
+    return max(1.0, sum(a * b for a, b in zip(CODED_BITS, (*widths, *logs), strict=True)))
+
+
+CODED_BITS = (1.011, 0.929, 1.074, 0.781, -0.782, -0.863, 3.927)
+"""Of 2 x positions, 2 x log-scales, shear, channels x colours, log2 of the count, log2 of the pixels, and 1."""
+PIXELS_PER_GAUSSIAN = 44
+"""Images and Gaussians both left to a plan get 23 Gaussians at 32x32: many coarse images train better than few fine ones."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """How a budget is spent.
@@ -43,12 +88,14 @@ class Plan:
         images_per_class: images of every class.
         gaussians_per_image: Gaussians of every image, rounded down.
         gaussians: Gaussians of the whole file that are expected to fit (at least images x gaussians_per_image).
+        bits: widths of the codes.
     """
 
     budget_bytes: int
     images_per_class: int
     gaussians_per_image: int
     gaussians: int
+    bits: Bits
 
 
 def bytes_per_image(channels: int, size: tuple[int, int], convention: Convention = "float32") -> int:
@@ -84,46 +131,54 @@ def plan(
     *,
     images_per_class: int | None = None,
     gaussians_per_image: int | None = None,
-    bits_per_gaussian: float = 44.0,
+    size: tuple[int, int] = (32, 32),
+    channels: int = 3,
+    bits: Bits | None = None,
+    bits_per_gaussian: float | None = None,
     fixed_bytes: int = 1000,
-    default_gaussians: int = 28,
     max_images_per_class: int | None = None,
 ) -> Plan:
-    """Spend bytes on images and Gaussians: what is given is kept, what is not is chosen.
+    """Spend bytes on images, Gaussians and widths of codes: what is given is kept, what is not is chosen.
 
     Args:
         budget_bytes: bytes of the whole file.
         classes: number of classes, each with equally many images.
         images_per_class: images of every class; None leaves it to the plan.
-        gaussians_per_image: Gaussians of every image; None leaves it to the plan.
-        bits_per_gaussian: coded bits that a Gaussian is expected to take (a measurement corrects it later).
+        gaussians_per_image: Gaussians of every image; None leaves it to the plan (``PIXELS_PER_GAUSSIAN``, or what the
+            images that are asked for leave).
+        size: (H, W) of the images.
+        channels: C.
+        bits: widths of the codes; None means ``default_bits``.
+        bits_per_gaussian: coded bits that a Gaussian is expected to take; None means ``coded_bits``.
         fixed_bytes: header, table and labels.
-        default_gaussians: Gaussians of an image when both numbers are left to the plan.
         max_images_per_class: upper bound, such as the number of real images to start from.
 
     Raises:
         BudgetError: not even one Gaussian per image fits, or more Gaussians are asked for than the budget can hold.
     """
-    if classes < 1 or bits_per_gaussian <= 0:
+    if classes < 1 or (bits_per_gaussian is not None and bits_per_gaussian <= 0):
         raise ValueError(f"a plan needs classes and positive bits, found {classes} and {bits_per_gaussian}")
     for what, number in (("images per class", images_per_class), ("Gaussians per image", gaussians_per_image)):
         if number is not None and number < 1:
             raise BudgetError(f"at least one of {what} is needed, found {number}")
     if gaussians_per_image is not None and gaussians_per_image > MAX_COUNT:
         raise BudgetError(f"an image holds at most {MAX_COUNT} Gaussians, found {gaussians_per_image}; ask for fewer")
-    gaussians = int((budget_bytes - fixed_bytes) * 8 / bits_per_gaussian)
-    images = images_per_class
-    if images is None:
-        images = max(1, round(gaussians / (classes * (gaussians_per_image or default_gaussians))))
-        if gaussians_per_image is not None:
-            images = max(1, gaussians // (classes * gaussians_per_image))
-        if max_images_per_class is not None:
-            images = max(1, min(images, max_images_per_class))
-    each = gaussians_per_image or max(gaussians, 0) // (images * classes)
-    each = min(each, MAX_COUNT)
-    if each < 1 or images * classes * each > max(gaussians, 0):
+    wish = float(gaussians_per_image or max(1, size[0] * size[1] // PIXELS_PER_GAUSSIAN))
+    count, payload = wish, max(0, budget_bytes - fixed_bytes) * 8
+    most = max_images_per_class if images_per_class is None else images_per_class
+    # What a Gaussian takes depends on how many an image has, and the other way round: a few rounds settle that.
+    for _ in range(8):
+        widths = bits or default_bits(size, count)
+        each_bits = bits_per_gaussian or coded_bits(widths, size, count, channels)
+        images = images_per_class or max(1, int(payload / each_bits / (classes * wish)))
+        images = images if most is None else max(1, min(images, most))
+        if gaussians_per_image is None:
+            count = min(MAX_COUNT, max(1.0, payload / each_bits / (images * classes)))
+    gaussians = int(payload / each_bits)
+    each = gaussians_per_image or min(MAX_COUNT, gaussians // (images * classes))
+    if each < 1 or images * classes * each > gaussians:
         raise BudgetError(
-            f"{budget_bytes} bytes hold about {max(gaussians, 0)} Gaussians of {bits_per_gaussian:g} bits: too few for "
+            f"{budget_bytes} bytes hold about {gaussians} Gaussians of {each_bits:.3g} bits: too few for "
             f"{images} images x {classes} classes x {max(each, 1)} Gaussians; ask for fewer, or for more bytes"
         )
-    return Plan(budget_bytes, images, each, gaussians)
+    return Plan(budget_bytes, images, each, gaussians, widths)

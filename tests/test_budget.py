@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gsdata.budget import Budget, bytes_per_image, ipc_bytes, ipc_of, plan
+from gsdata.budget import CODED_BITS, Bits, Budget, bytes_per_image, coded_bits, default_bits, ipc_bytes, ipc_of, plan
 from gsdata.errors import BudgetError
 
 
@@ -63,8 +66,62 @@ def test_a_plan_fits_or_is_refused(
 
 def test_plan_of_cifar10_ipc_1() -> None:
     found = plan(122_880, 10, bits_per_gaussian=44)
-    assert 75 <= found.images_per_class <= 82
-    assert found.gaussians_per_image >= 27
+    assert found.images_per_class == (122_880 - 1000) * 8 // 44 // 230 == 96
+    assert found.gaussians_per_image == 23
+    more = plan(122_880, 10)
+    assert more.images_per_class > 96  # measured bits are fewer
+    assert more.bits == default_bits((32, 32), 23)
+
+
+@given(st.integers(3000, 10**8), st.integers(1, 20), st.integers(1, 300), st.sampled_from([(32, 32), (128, 96)]))
+def test_images_that_are_given_share_what_the_budget_holds(
+    budget: int, classes: int, images: int, size: tuple[int, int]
+) -> None:
+    try:
+        found = plan(budget, classes, images_per_class=images, size=size)
+    except BudgetError:
+        assert (budget - 1000) * 8 < classes * images * 60
+        return
+    each = coded_bits(found.bits, size, found.gaussians_per_image)
+    if found.gaussians_per_image < 65_535:
+        spent = 1000 + found.gaussians * each / 8
+        assert 0.85 * budget - 100 < spent < 1.15 * budget + 100
+        assert found.gaussians - classes * images < classes * images * found.gaussians_per_image <= found.gaussians
+
+
+RESULT = json.loads((Path(__file__).parents[1] / "benchmarks" / "results" / "allocation.json").read_text())
+
+
+def test_coded_bits_are_the_measured_ones() -> None:
+    assert list(CODED_BITS) == RESULT["model"]["coded_bits"]
+    off = []
+    for measured in RESULT["sets"]:
+        height, width, channels = measured["shape"]
+        for run in measured["runs"]:
+            bits = coded_bits(Bits(*run["bits"]), (height, width), run["gaussians"], channels)
+            off.append(abs(bits / run["bits_per_gaussian"] - 1))
+    assert max(off) < 0.05
+    assert sum(off) / len(off) < 0.02
+
+
+def test_default_bits_are_nearly_the_best_that_were_measured() -> None:
+    losses = [
+        entry["best"][0]["psnr_mean"] - entry["planned"]["psnr_mean"]
+        for measured in RESULT["sets"]
+        for entry in measured["best"]
+    ]
+    assert len(losses) > 15
+    assert min(losses) >= 0
+    assert max(losses) < 0.12
+
+
+def test_default_bits_grow_with_the_count_and_with_long_images() -> None:
+    widths = [default_bits((32, 32), count) for count in (1, 20, 42, 250, 1000, 65_535)]
+    assert widths == sorted(widths)
+    assert widths[2] == Bits(7, 5, 6, 6)
+    assert all(1 <= width <= 12 for bits in widths for width in bits)
+    assert default_bits((8, 512), 42).means > default_bits((64, 64), 42).means
+    assert default_bits((512, 8), 42) == default_bits((8, 512), 42)
 
 
 @pytest.mark.parametrize(

@@ -102,10 +102,11 @@ def test_a_time_limit_stores_what_that_many_iterations_make(data, tmp_path, monk
     assert (tmp_path / "limited.gsd").read_bytes() == (tmp_path / "counted.gsd").read_bytes()
 
 
-@pytest.mark.parametrize("networks", ["random", "trained"])
-def test_a_stopped_run_resumes_to_the_same_bytes(data, tmp_path, monkeypatch, capsys, networks):
+@pytest.mark.parametrize(
+    "options", [("--networks", "random"), ("--networks", "trained", "--rate-weight", "0.02")], ids=["random", "trained"]
+)
+def test_a_stopped_run_resumes_to_the_same_bytes(data, tmp_path, monkeypatch, capsys, options):
     monkeypatch.setattr(distillation, "WEIGH_EVERY", 2)
-    options = ("--networks", networks)
     assert dm(data, tmp_path / "whole.gsd", *options) == 0
     step = distillation.Distillation.step
 
@@ -127,6 +128,21 @@ def test_a_stopped_run_resumes_to_the_same_bytes(data, tmp_path, monkeypatch, ca
     assert out.read_bytes() == (tmp_path / "whole.gsd").read_bytes()
     log = json.loads((tmp_path / "parts.json").read_text())["log"]
     assert log == json.loads((tmp_path / "whole.json").read_text())["log"]
+
+
+def test_a_rate_weight_is_logged_recorded_and_buys_gaussians(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(distillation, "WEIGH_EVERY", 5)
+    reports = {}
+    for weight in ("0", "0.05"):
+        out = tmp_path / f"{weight}.gsd"
+        assert dm(data, out, "--rate-weight", weight, "--images-per-class", "4", iterations=25) == 0
+        reports[weight] = json.loads(out.with_suffix(".json").read_text())
+        with gsdata.open(out) as file:
+            assert ("--rate-weight 0.05" in file.provenance["command"]) == (weight == "0.05")
+    assert reports["0.05"]["gaussians"] > reports["0"]["gaussians"]
+    rates = [entry["rate"] for entry in reports["0.05"]["log"]]
+    assert rates[4] < rates[0]
+    assert "rate" not in reports["0"]["log"][0]
 
 
 def test_bytes_depend_on_the_seed_and_not_on_when_checkpoints_are_made(data, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import torch
 import gsdata
 from gsdata_tools.dm import DmOptions, RealData, classes_of, dm_step
 from gsdata_tools.networks import build
+from gsdata_tools.rate import RateModel
 
 from .test_learnable import make_set
 
@@ -72,6 +73,29 @@ def test_steps_with_one_network_bring_the_means_together():
     real, net = make_real(), network()
     losses = [dm_step(i, parameters, LABELS, adam, real, net, PLAIN)["match"] for i in range(60)]
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_the_rate_term_makes_the_set_lighter():
+    real, net = make_real(), network()
+    weights = {}
+    for weight in (0.0, 0.1):
+        parameters, adam = make_set(counts=(40, 40, 40), size=(16, 16))
+        before = RateModel.of(parameters.codes())
+        options = replace(PLAIN, rate=weight)
+        for iteration in range(30):
+            found = dm_step(iteration, parameters, LABELS, adam, real, net, options, before)
+        weights[weight] = float(before.bits(parameters.codes()).sum())
+        assert ("rate" in found) == (weight > 0)
+    assert found["loss"] == pytest.approx(found["match"] + 0.1 * found["rate"], rel=1e-5)
+    assert weights[0.1] < 0.95 * weights[0.0]
+
+
+def test_the_logged_rate_is_bits_of_an_image():
+    parameters, adam = make_set(counts=(10, 10, 10), size=(16, 16))
+    coding = RateModel.of(parameters.codes())
+    bits = coding.bits(parameters.codes()).sum() / 3
+    found = dm_step(0, parameters, LABELS, adam, make_real(), network(), replace(PLAIN, rate=1e-9), coding)
+    assert found["rate"] == pytest.approx(bits, rel=0.1)  # between codes, not at them
 
 
 def test_cross_entropy_teaches_the_class():

@@ -15,7 +15,7 @@ from PIL import Image
 
 import gsdata
 from gsdata.kernels import reference
-from gsdata_tools import encode_run, fit, metrics
+from gsdata_tools import encode, encode_run, fit, metrics
 from gsdata_tools.encode import main
 
 KEYS = {
@@ -141,6 +141,7 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(source, tmp_path, monkeypa
     assert _encode(source, tmp_path / "part.gsd", *amount) == 2
     assert "--resume" in capsys.readouterr().err
     assert _encode(source, tmp_path / "part.gsd", *amount, "--steps", "41", "--resume") == 2
+    assert _encode(source, tmp_path / "part.gsd", *amount, "--rate-weight", "0", "--resume") == 2
     computed = []
     start = fit._start
     with monkeypatch.context() as patch:
@@ -214,6 +215,33 @@ def test_bits_reach_the_file(source, tmp_path):
         6,
         4,
     ]
+
+
+def test_a_rate_weight_makes_smaller_files_of_little_less_quality(source, tmp_path):
+    reports = []
+    for weight in ("0", "0.02", "0.2", "1"):
+        assert _encode(source, tmp_path / "o.gsd", "--gaussians", "20", "--rate-weight", weight, "--force") == 0
+        reports.append(json.loads((tmp_path / "o.json").read_text()))
+        with gsdata.open(tmp_path / "o.gsd") as file:
+            assert file.provenance["options"]["rate_weight"] == float(weight)
+    sizes = [report["bytes_total"] for report in reports]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[3] < 0.95 * sizes[0]
+    assert reports[0]["psnr_mean"] - reports[1]["psnr_mean"] < 0.2
+    assert _encode(source, tmp_path / "o.gsd", "--gaussians", "20", "--rate-weight", "-1", "--force") == 2
+
+
+def test_without_a_rate_weight_the_search_never_ends_worse_than_rounding():
+    images = _images(6)
+    results = [fit.fit_images(images, 12, steps=60, sweeps=sweeps, rate_weight=0.0) for sweeps in (0, 1, 12)]
+    rounded, once, searched = (result.squared_errors for result in results)
+    assert (once <= rounded).all()
+    assert (searched <= once).all()
+    assert searched.sum() < 0.9 * rounded.sum()
+
+
+def test_the_help_says_the_defaults_of_the_fit():
+    assert (encode._STEPS, encode._RATE_WEIGHT) == (fit.DEFAULT_STEPS, fit.DEFAULT_RATE_WEIGHT)
 
 
 def test_images_without_labels_and_with_one_channel(tmp_path):

@@ -13,11 +13,6 @@ from gsdata_tools import cli
 STRATEGY = "dsa:color_crop_cutout_flip_scale_rotate"
 
 
-def _unit(text: str) -> float:
-    """A finite number of at least 0."""
-    return 0.0 if text.strip() in ("0", "0.0") else cli.positive_float(text)
-
-
 def _bits(text: str) -> tuple[int, int, int, int]:
     parts = text.replace("/", ",").split(",")
     if len(parts) != 4 or not all(p.strip().isdecimal() and 1 <= int(p) <= 12 for p in parts):
@@ -50,8 +45,7 @@ def set_options(parser: argparse.ArgumentParser) -> None:
         "--bits",
         type=_bits,
         metavar="P,S,L,C",
-        help="bits of a position's coordinate, log-scale, shear, colour channel (default: by image size and Gaussians; "
-        "6,5,6,6 for CIFAR)",
+        help="bits of a position's coordinate, log-scale, shear, colour channel (default: planned; 7,5,6,6 for CIFAR-10)",
     )
     group.add_argument(
         "--init",
@@ -92,9 +86,22 @@ def matching_options(parser: argparse.ArgumentParser) -> None:
         help="classes per step, in turn; 0 takes all",
     )
     group.add_argument("--augment", default=STRATEGY, metavar="NAMES", help="Siamese augmentation, or none")
-    group.add_argument("--lr", type=_unit, default=1.0, metavar="X", help="factor on the built-in learning rates")
     group.add_argument(
-        "--boundary", type=_unit, default=0.1, metavar="X", help="weight of the boundary loss; 0 for none"
+        "--lr", type=cli.nonnegative_float, default=1.0, metavar="X", help="factor on the built-in learning rates"
+    )
+    group.add_argument(
+        "--boundary",
+        type=cli.nonnegative_float,
+        default=0.1,
+        metavar="X",
+        help="weight of the boundary loss; 0 for none",
+    )
+    group.add_argument(
+        "--rate-weight",
+        type=cli.nonnegative_float,
+        default=0.0,
+        metavar="X",
+        help="what a coded bit costs: the loss grows by X times the estimated bits of an image, the mean over those of the step",
     )
     group.add_argument("--no-clamp", action="store_true", help="let positions leave the image")
     group.add_argument(
@@ -106,7 +113,7 @@ def matching_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--classify",
-        type=_unit,
+        type=cli.nonnegative_float,
         metavar="X",
         help="weight of the trained networks' cross-entropy on the synthetic images; 0 for none, as published "
         "(default: 5, and 0 with --networks random)",

@@ -9,14 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsdata.augment import operations
-from gsdata.budget import Plan, plan
+from gsdata.budget import Bits, Plan, plan
 from gsdata.quantize import Codes
 from gsdata_tools import cli, networks, sources
 
-PIXELS_PER_GAUSSIAN = 44
-"""How many Gaussians planned images get: 23 at 32x32. Many coarse images train better than few fine ones."""
-BITS_PER_GAUSSIAN = 0.84
-"""Coded bits of a Gaussian as a part of its packed ones: what plans start from; the pilot fit corrects it."""
 CLASSIFY = 5.0
 """Default weight of the cross-entropy term."""
 
@@ -28,7 +24,7 @@ def resolved(arguments: argparse.Namespace) -> dict[str, Any]:
         UsageError: an option's value is unknown.
     """
     names = ["limit", "images_per_class", "gaussians", "bits", "init", "choose", "fit_steps", "batch_real", "batch_syn"]
-    names += ["classes_per_step", "lr", "boundary", "networks", "classify", "pretrain", "seed"]
+    names += ["classes_per_step", "lr", "boundary", "rate_weight", "networks", "classify", "pretrain", "seed"]
     options = {name: getattr(arguments, name) for name in names}
     options |= {
         "bits": options["bits"] and list(options["bits"]),
@@ -54,6 +50,8 @@ def resolved_text(options: dict[str, Any]) -> str:
     The recipe names the network and the augmentation; budget, images and Gaussians can be read from the file.
     """
     said = {name: value for name, value in options.items() if value is not None and name not in ("augment", "model")}
+    if not options["rate_weight"]:
+        del said["rate_weight"]
     words = []
     for name in sorted(said):
         value = said[name]
@@ -86,8 +84,6 @@ def plan_set(
         BudgetError: too much for the budget.
         UsageError: too little to fill it, or more images than there are real ones to start from.
     """
-    means, scales, shear, colors = options["bits"]
-    packed = 2 * means + 2 * scales + shear + channels * colors
     per_class, gaussians = options["images_per_class"], options["gaussians"]
     from_real = options["init"] == "real"
     if from_real and per_class is not None and per_class > members:
@@ -100,8 +96,9 @@ def plan_set(
         classes,
         images_per_class=per_class,
         gaussians_per_image=gaussians,
-        bits_per_gaussian=packed * BITS_PER_GAUSSIAN,
-        default_gaussians=max(1, size[0] * size[1] // PIXELS_PER_GAUSSIAN),
+        size=size,
+        channels=channels,
+        bits=Bits(*options["bits"]) if options["bits"] else None,
         max_images_per_class=members if from_real else None,
     )
     expected = made.images_per_class * made.gaussians_per_image * classes

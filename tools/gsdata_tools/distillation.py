@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 import gsdata
 from gsdata.augment import operations
-from gsdata.budget import Plan, ipc_bytes
+from gsdata.budget import Plan, default_bits, ipc_bytes
 from gsdata.quantize import Codes
 from gsdata.recipe import Recipe
 from gsdata_tools import cli, networks, sources
@@ -30,16 +30,18 @@ from gsdata_tools.distill_plan import (
 )
 from gsdata_tools.dm import DmOptions, RealData, dm_step
 from gsdata_tools.draws import rng
-from gsdata_tools.fit import Bits, default_bits
 from gsdata_tools.initialise import choose_real, noise_set, real_set, solid_warmup
 from gsdata_tools.learnable import LEARNING_RATES, LearnableSet, RowAdam, fill_budget
 from gsdata_tools.pretrain import confidence, pretrain, snapshot_steps
+from gsdata_tools.rate import RateModel
 
 FILL = (0.985, 0.995)
 """While training the coded size is kept between these parts of the budget; the closed file may use all of it."""
 SETTLE = 200.0
 """Steps of a Gaussian after which its learning rates begin to fall."""
 WEIGH_EVERY = 50
+LEAST_COUNT = 28
+"""Images of fewer Gaussians get the widths that are best for so many: PSNR asks for coarser ones, accuracy was not measured."""
 WARMUP_STEPS = 100
 CHUNK_IMAGES = 4096  # such small sets are read whole, and fewer chunks leave more bytes for pictures
 PILOT_IMAGES = 96
@@ -96,6 +98,7 @@ class Distillation:
         self.iteration = 0
         self.log: list[dict[str, float]] = []
         self.pool: list[networks.ConvNet] = []
+        self.coding: RateModel | None = None
         self.parameters: LearnableSet
         rates = {name: rate * self.options["lr"] for name, rate in LEARNING_RATES.items()}
         self.adam = RowAdam(rates, settle=SETTLE)
@@ -107,18 +110,16 @@ class Distillation:
             augment=self.options["augment"],
             classify=self.options["classify"],
             boundary=self.options["boundary"],
+            rate=self.options["rate_weight"],
             clamp=self.options["clamp"],
         )
 
     def _plan(self, members: int) -> Plan:
         """Images and Gaussians; where no ``--bits`` are given also those, which depend on the number of Gaussians."""
-        given = self.options["bits"]
-        self.options["bits"] = given or list(Bits())
         made = plan_set(self.options, self.budget, self.classes, self.channels, self.size, members)
-        if not given:
-            self.options["bits"] = list(
-                default_bits(self.size, made.gaussians / (made.images_per_class * self.classes))
-            )
+        if not self.options["bits"]:
+            count = made.gaussians / (made.images_per_class * self.classes)
+            self.options["bits"] = list(default_bits(self.size, max(count, LEAST_COUNT)))
             made = plan_set(self.options, self.budget, self.classes, self.channels, self.size, members)
         return made
 
@@ -146,6 +147,8 @@ class Distillation:
             self.parameters.load_state({k[4:]: v for k, v in tensors.items() if k.startswith("set.")})
             self.adam.load_state({k[5:]: v for k, v in tensors.items() if k.startswith("adam.")}, self.device)
             self.iteration, self.log = int(meta["iteration"]), list(meta["log"])
+            if "rate.shape" in arrays:
+                self.coding = RateModel(arrays["rate.shape"], arrays["rate.colors"], float(arrays["rate.position"]))
         else:
             self.fill(*FILL)
             self.save(checkpoint)
@@ -155,17 +158,24 @@ class Distillation:
         state = {f"set.{k}": v for k, v in self.parameters.state().items()}
         state |= {f"adam.{k}": v for k, v in self.adam.state().items()}
         meta = {"iteration": self.iteration, "log": self.log, "threads": torch.get_num_threads()}
-        checkpoint.save("state", {name: value.cpu().numpy() for name, value in state.items()}, meta)
+        arrays = {name: value.cpu().numpy() for name, value in state.items()}
+        if self.coding:
+            arrays |= {f"rate.{name}": np.asarray(value) for name, value in vars(self.coding).items()}
+        checkpoint.save("state", arrays, meta)
 
     def step(self) -> dict[str, float]:
         """One step, before it the weighing where one is due."""
         if self.iteration and self.iteration % WEIGH_EVERY == 0:
             self.fill(*FILL)
+        if self.dm.rate and self.iteration % WEIGH_EVERY == 0:
+            self.coding = RateModel.of(self.parameters.codes())
         if self.options["networks"] == "random":
             network = self.network(_STEPS, self.iteration)
         else:
             network = self.pool[int(rng(self.seed, "dm-network", self.iteration).integers(len(self.pool)))]
-        losses = dm_step(self.iteration, self.parameters, self.labels, self.adam, self.real, network, self.dm)
+        losses = dm_step(
+            self.iteration, self.parameters, self.labels, self.adam, self.real, network, self.dm, self.coding
+        )
         if not all(np.isfinite(value) for value in losses.values()):
             raise gsdata.GsdError(f"the loss is not finite in step {self.iteration + 1}; a smaller --lr avoids that")
         self.iteration += 1

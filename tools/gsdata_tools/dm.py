@@ -3,7 +3,7 @@
 Source: B. Zhao and H. Bilen, "Dataset Condensation with Distribution Matching", WACV 2023 (arXiv:2110.04181). For each
 class c, with an embedding f of a network, real images T_c, synthetic images S_c and one Siamese augmentation A for both:
 
-    L = sum_c | mean f(A(T_c)) - mean f(A(S_c)) |^2  +  lambda * boundary loss
+    L = sum_c | mean f(A(T_c)) - mean f(A(S_c)) |^2  +  lambda * boundary loss  +  mu * bits per image
 
 ``networks="random"`` and ``classify=0`` are the published method: a fresh random network in every iteration. With
 ``networks="trained"`` the networks are snapshots of short trainings on the real data, whose features tell classes apart
@@ -30,6 +30,7 @@ from gsdata.augment import augment
 from gsdata_tools.draws import rng
 from gsdata_tools.learnable import LearnableSet, RowAdam, boundary_loss
 from gsdata_tools.networks import ConvNet
+from gsdata_tools.rate import RateModel
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class DmOptions:
         networks: "random" (published) or "trained".
         classify: weight of the cross-entropy term.
         boundary: weight of the boundary loss; 0 for none.
+        rate: weight of an image's estimated bits; 0 for none.
         clamp: pull positions back inside the image after each step.
     """
 
@@ -56,6 +58,7 @@ class DmOptions:
     networks: Literal["random", "trained"] = "random"
     classify: float = 0.0
     boundary: float = 0.1
+    rate: float = 0.0
     clamp: bool = True
 
 
@@ -108,6 +111,7 @@ def dm_step(
     real: RealData,
     network: ConvNet,
     options: DmOptions,
+    coding: RateModel | None = None,
 ) -> dict[str, float]:
     """One step of distribution matching; moves the Gaussians of the images it rendered.
 
@@ -119,9 +123,11 @@ def dm_step(
         real: the real images.
         network: the network of this iteration, with parameters that need no gradient.
         options: what decides the run.
+        coding: what codes weigh; needed where ``options.rate`` is not 0.
 
     Returns:
-        The loss and its parts before the step: ``loss``, ``match``, ``boundary`` and, if used, ``classify``.
+        The loss and its parts before the step: ``loss``, ``match`` and, if used, ``classify``, ``boundary`` and ``rate``: the
+        estimated bits of an image, the mean over those of this step.
     """
     classes = classes_of(iteration, len(real.members), options.classes_per_step)
     chosen = [_synthetic_of(c, iteration, labels, options) for c in classes]
@@ -155,6 +161,10 @@ def dm_step(
     if options.boundary:
         parts["boundary"] = boundary_loss(leaves["means"])
         loss = loss + options.boundary * parts["boundary"]
+    if options.rate and coding is not None:
+        values = parameters.assemble(leaves, parameters.counts[indices])
+        parts["rate"] = coding.expected_bits(values, parameters.quantizers).sum() / len(indices)
+        loss = loss + options.rate * parts["rate"]
     loss.backward()  # type: ignore[no-untyped-call]
     adam.step(parameters, rows, leaves)
     if options.clamp:

@@ -9,6 +9,7 @@ import time
 from gsdata_tools import cli
 
 _STEPS = 1200
+_RATE_WEIGHT = 0.04
 _BITS = "7/5/6/6"
 _NOTES = """Without --gaussians and --bytes-per-image every image gets one Gaussian per 24 pixels (42 at 32x32).
 
@@ -68,6 +69,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="P/S/L/C",
         help=f"bits of a position's coordinate, a log-scale, the shear, a colour channel (default: {_BITS} for 42 Gaussians at "
         "32x32; P grows with their number)",
+    )
+    group.add_argument(
+        "--rate-weight",
+        type=cli.nonnegative_float,
+        default=_RATE_WEIGHT,
+        metavar="X",
+        help="what a bit on every Gaussian of an image must gain to be spent, in nats of squared error: more is smaller and "
+        "worse; 0 looks at the error alone",
     )
     group.add_argument(
         "--threads",

@@ -10,15 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gsdata.budget import Bits, coded_bits, plan
 from gsdata.errors import BudgetError
 from gsdata.quantize import Codes, Quantizer, QuantizerSet
 from gsdata.streams import MAX_COUNT
 from gsdata_tools.density import Candidates, candidate_factors
-from gsdata_tools.fit import Bits, FitResult
+from gsdata_tools.fit import FitResult
 
 LEAST_USE = 0.98
 _SAMPLE = 32
 _SURPLUS = 1.06  # a single try is fitted beyond the estimate, and then the least useful are taken out
+_PLAUSIBLE = 0.15  # more than that from the plan, images are of another kind, and their sample counts
 _ROUNDS = 4
 
 Counts = NDArray[np.int64]
@@ -73,21 +75,23 @@ def fit_to_budget(
     """
     number = len(images)
     size, channels = (int(images.shape[1]), int(images.shape[2])), int(images.shape[3])
-    packed = 2 * bits.means + 2 * bits.scales + bits.shear + channels * bits.colors
     empty = measure(placeholder(np.zeros(number, np.int64), size, channels, bits))
-    estimate = math.floor((budget - empty) * 8 / (0.8 * packed))
-    if estimate < number:
-        least = math.ceil((empty + number * 0.8 * packed / 8) / number)
+    try:
+        planned = plan(budget, 1, images_per_class=number, size=size, channels=channels, bits=bits, fixed_bytes=empty)
+    except BudgetError:
+        least = math.ceil((empty + number * coded_bits(bits, size, 1, channels) / 8) / number)
         raise BudgetError(
             f"--bytes-per-image: {budget:,} bytes for {number:,} images do not hold one Gaussian each and the file's header; "
             f"ask for {least} or more, or for more images"
-        )
+        ) from None
     chosen = np.unique(np.linspace(0, number - 1, min(_SAMPLE, number)).round().astype(np.int64))
-    counts = spread_counts(estimate, number)[chosen]
+    counts = spread_counts(planned.gaussians, number)[chosen]
     tried = sample_fit(chosen, counts)
     without = measure_sample(placeholder(np.zeros(len(chosen), np.int64), size, channels, bits), chosen)
     spent = 8 * (measure_sample(tried.codes, chosen) - without) / max(1, int(counts.sum()))
     total = 8 * (budget - empty) / spent
+    if abs(total / planned.gaussians - 1) < _PLAUSIBLE:  # a quick fit of a few images says less than the measured plan
+        total = planned.gaussians
     factors = candidate_factors(tries) if tries > 1 else [_SURPLUS]
     for attempt in range(_ROUNDS):
         plans = [spread_counts(max(number, round(total * factor)), number) for factor in factors]

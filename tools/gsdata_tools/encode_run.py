@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 import gsdata
 from gsdata import Codes, GsdFile, Recipe
+from gsdata.budget import Bits, default_bits, plan
 from gsdata.errors import BudgetError
 from gsdata.streams import MAX_COUNT
 from gsdata_tools import cli, encode_budget, fit, metrics
@@ -98,9 +99,9 @@ class _Run:
         self.budget = None if bytes_per_image is None else math.floor(bytes_per_image * len(data.images) + 1e-9)
         self.tries = int(options["tries"])
         self.bits = (
-            fit.Bits(*options["bits"])
+            Bits(*options["bits"])
             if options["bits"]
-            else fit.default_bits((data.images.shape[1], data.images.shape[2]), self._guess())
+            else default_bits((data.images.shape[1], data.images.shape[2]), self._guess())
         )
         self._extras: dict[str, Any] | None = None
 
@@ -132,14 +133,17 @@ class _Run:
             return candidates.pick(candidates.best())[0]
         quick = min(self.steps, _SAMPLE_STEPS)
 
+        rate_weight = self.options["rate_weight"]
+
         def sample_fit(chosen: NDArray[np.int64], counts: NDArray[np.int64]) -> fit.FitResult:
             seed = self.options["seed"]
             return fit.fit_images(
-                images[chosen], counts, steps=quick, seed=seed, bits=self.bits, image_keys=chosen, threads=self.threads
-            )
+                images[chosen], counts, steps=quick, seed=seed, bits=self.bits, rate_weight=rate_weight, image_keys=chosen,
+                threads=self.threads,
+            )  # fmt: skip
 
         def improve(codes: Codes) -> tuple[Codes, NDArray[np.float32]]:
-            return fit.improve_codes(images, codes, sweeps=2, threads=self.threads)[:2]
+            return fit.improve_codes(images, codes, sweeps=2, rate_weight=rate_weight, threads=self.threads)[:2]
 
         return encode_budget.fit_to_budget(
             images,
@@ -168,6 +172,7 @@ class _Run:
                 self.data.images,
                 counts,
                 steps=self.steps,
+                rate_weight=self.options["rate_weight"],
                 seed=self.options["seed"],
                 bits=self.bits,
                 progress=lambda done, psnr: progress.update(done, psnr=psnr),
@@ -177,9 +182,16 @@ class _Run:
             )
 
     def _guess(self) -> int:
+        """Gaussians of an image, before anything was fitted."""
         if self.budget is None:
             return int(self.options["gaussians"])
-        return int(min(MAX_COUNT, max(1, int(self.budget * 8 / (40 * len(self.data.images))))))
+        number, height, width, channels = self.data.images.shape
+        bits = Bits(*self.options["bits"]) if self.options["bits"] else None
+        try:
+            made = plan(self.budget, 1, images_per_class=number, size=(height, width), channels=channels, bits=bits)
+        except BudgetError:
+            return 1
+        return made.gaussians_per_image
 
     def _header(self) -> dict[str, Any]:
         data = self.data
@@ -218,6 +230,7 @@ def _options(arguments: argparse.Namespace, data: ImageSet) -> dict[str, Any]:
         "steps": arguments.steps,
         "tries": arguments.tries or (1 if arguments.bytes_per_image is None else 2),
         "bits": list(arguments.bits) if arguments.bits else None,
+        "rate_weight": arguments.rate_weight,
         "size": list(size) if isinstance(size, tuple) else size,
         "limit": arguments.limit,
         "seed": arguments.seed,

@@ -12,11 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gsdata.budget import Bits, default_bits
 from gsdata.gaussians import Gaussians
 from gsdata.quantize import Codes, fit_quantizers, quantize
 from gsdata_tools.draws import rng
@@ -40,26 +41,6 @@ _RATE_MEANS, _RATE_SCALES, _RATE_SHEAR, _RATE_COLORS = 0.07, 1.5, 0.02, 0.07
 _LEAST_SCALE = 0.5  # pixels: the prefilter hides what is thinner
 _START_SCALE, _MOVED_SCALE, _MOST_SCALE = 0.35, 0.25, 7.0  # of the spacing
 _CLEARANCE = 0.4  # of the spacing, in pixels, between Gaussians that move at the same time
-
-
-class Bits(NamedTuple):
-    """Bits of each x and y, of each l11 and l22, of l21, and of each colour channel.
-
-    At equal bytes, many coarse Gaussians look better than few fine ones: 128 CIFAR-10 images at 240 bytes each reach
-    30.64 dB with 51 Gaussians at 7/5/6/6, 30.34 with 48 at 7/6/6/6, 29.98 with 42 at 8/6/7/7, 29.96 with 62 at 6/5/5/5
-    (benchmarks/results/encode_choices.json).
-    """
-
-    means: int = 7
-    scales: int = 5
-    shear: int = 6
-    colors: int = 6
-
-
-def default_bits(size: tuple[int, int], count: float) -> Bits:
-    """Bits for images of ``size`` (H, W) with ``count`` Gaussians: positions step by a twentieth of their spacing."""
-    long, short = max(size), min(size)
-    return Bits(means=min(12, max(5, round(math.log2(20 * math.sqrt(max(1.0, count) * long / short))))))
 
 
 class Store(Protocol):
@@ -117,7 +98,7 @@ def fit_images(
         sweeps: most passes of the search for better codes, per image; 0 rounds to nearest.
         rate_weight: see ``DEFAULT_RATE_WEIGHT``; 0 looks at the error alone.
         seed: of the starting positions.
-        bits: widths of the codes; None means ``default_bits``.
+        bits: widths of the codes; None means ``gsdata.budget.default_bits``.
         image_keys: (B,) numbers that the draws are keyed by (default: positions in ``images``), so that an image starts
             the same way in whatever selection it is.
         progress: see ``Progress``.

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 import gsdata
+from gsdata.budget import Bits
 from gsdata.gaussians import Gaussians
 from gsdata.quantize import Quantizer, QuantizerSet
 from gsdata_tools.draws import rng
@@ -138,7 +139,7 @@ def real_set(
     progress: Progress | None = None,
 ) -> LearnableSet:
     """Real images (B, H, W, C) fitted by ``counts`` Gaussians at the bit widths of the file."""
-    from gsdata_tools.fit import Bits, fit_images
+    from gsdata_tools.fit import fit_images
 
     fitted = fit_images(images, counts, steps=steps, seed=seed, bits=Bits(*bits), store=store, progress=progress)
     return LearnableSet.from_codes(fitted.codes, device)

@@ -8,12 +8,12 @@ their order saves does not depend on where one Gaussian lies.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gsdata.quantize import Codes, Quantizer
+from gsdata.quantize import Codes, Quantizer, QuantizerSet
 from gsdata.streams import rotate_colors
 
 if TYPE_CHECKING:
@@ -63,29 +63,26 @@ class RateModel:
             total += self.colors[channel, colors[:, channel]]
         return total
 
-    def expected_bits(self, gaussians: Gaussians, codes: Codes) -> torch.Tensor:
+    def expected_bits(self, gaussians: Gaussians, quantizers: QuantizerSet) -> torch.Tensor:
         """(G,) bits of each Gaussian, differentiable with respect to its values.
 
-        Between two codes the bits are interpolated, so the gradient says what a step of one code saves. A stored
-        difference of colours follows both of its channels.
+        Between two codes the bits are interpolated, so the gradient says what a step of one code costs. A stored
+        difference of colours follows both of its channels. Beyond a quantiser's range nothing changes any more.
 
         Args:
-            gaussians: torch tensors, opacities folded; in the order of ``codes``.
-            codes: their codes, for the quantisers.
+            gaussians: torch tensors.
+            quantizers: those of the codes that the model was made of.
         """
-        import torch
-
-        (quantizers,) = codes.quantizers
-        total = torch.full((codes.num_gaussians,), self.position, device=gaussians.colors.device)
+        values = gaussians.fold()
+        total: torch.Tensor = values.colors.new_full((values.num_gaussians,), self.position)
         for column, quantizer in enumerate((quantizers.scales, quantizers.shear, quantizers.scales)):
-            total = total + _interpolate(
-                self.shape[column], _level(gaussians.cholesky[:, column], quantizer), wrap=False
-            )
-        levels = [_level(gaussians.colors[:, c], quantizers.colors) for c in range(codes.channels)]
-        if codes.channels == 3:
+            table = self.shape[column, : 2**quantizer.bits]
+            total = total + _interpolate(table, _level(values.cholesky[:, column], quantizer))
+        levels = [_level(values.colors[:, c], quantizers.colors) for c in range(values.channels)]
+        if values.channels == 3:
             levels = [levels[1], levels[0] - levels[1], levels[2] - levels[1]]
         for channel, level in enumerate(levels):
-            total = total + _interpolate(self.colors[channel], level, wrap=codes.channels == 3 and channel > 0)
+            total = total + _interpolate(self.colors[channel], level)
         return total
 
 
@@ -95,25 +92,21 @@ def _bits(codes: NDArray[np.uint16], width: int) -> NDArray[np.float32]:
 
 
 def _level(values: torch.Tensor, quantizer: Quantizer) -> torch.Tensor:
-    """Values as fractional codes."""
+    """Values as fractional codes, from 0 to the last one."""
     levels: torch.Tensor = values.log2() if quantizer.kind == "log2" else values
-    codes: torch.Tensor = (levels - quantizer.low) * ((2**quantizer.bits - 1) / (quantizer.high - quantizer.low))
+    steps = 2**quantizer.bits - 1
+    codes: torch.Tensor = ((levels - quantizer.low) * (steps / (quantizer.high - quantizer.low))).clamp(0, steps)
     return codes
 
 
-def _interpolate(bits: NDArray[Any], level: torch.Tensor, *, wrap: bool) -> torch.Tensor:
+def _interpolate(bits: NDArray[np.float32], level: torch.Tensor) -> torch.Tensor:
+    """Bits at fractional codes; codes count modulo the length, as stored differences do."""
     import torch
 
-    table = torch.as_tensor(bits, device=level.device)
-    number = len(bits)
-    if not wrap:
-        level = level.clamp(0, number - 1)
+    table = torch.as_tensor(bits, dtype=level.dtype, device=level.device)
     below = level.detach().floor()
-    first, second = below.long(), below.long() + 1
-    if wrap:
-        first, second = first % number, second % number
-    else:
-        second = second.clamp(max=number - 1)
+    first = below.long() % len(bits)
+    second = (first + 1) % len(bits)
     share = level - below
     between: torch.Tensor = torch.lerp(table[first], table[second], share)
     return between

@@ -79,3 +79,8 @@ def positive_float(text: str) -> float:
     if not 0 < value < math.inf:
         raise UsageError(f"{text!r} is not a number above 0")
     return value
+
+
+def nonnegative_float(text: str) -> float:
+    """A finite number of at least 0."""
+    return 0.0 if text.strip() in ("0", "0.0") else positive_float(text)
