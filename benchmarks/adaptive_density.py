@@ -5,8 +5,8 @@ Mean PSNR of the uint8 output at exactly the same bytes of the whole file (no la
 * ``still``: one fit, every image the same number of Gaussians, which stay where the gradient takes them;
 * ``fixed``: the same, but those that matter least move to the largest errors during the fit (the default of --gaussians);
 * ``fixed, best of 2``, ``of 3``: of several such fits the best is kept;
-* ``adaptive, 2 fits``, ``3 fits``: the fits have different numbers of Gaussians, and one budget decides which is kept (the
-  default of --bytes-per-image is 2).
+* ``adaptive, 2 fits``, ``3 fits``: the fits after the first have more Gaussians where the first one shows that an image needs
+  them, and one budget decides which fits are kept (the default of --bytes-per-image is 2).
 
 Where the number is fixed it is the two neighbouring numbers whose files lie around the budget, interpolated.
 """
@@ -53,7 +53,8 @@ def fixed(images: np.ndarray, budget: int, guess: int, tries: int, moves: float,
     while True:
         if number not in points:
             counts = [np.full(len(images), number)] * tries
-            fits = Candidates(images, counts, bits=default_bits(images.shape[1:3], number), moves=moves, seed=seed)
+            coding = {"bits": default_bits(images.shape[1:3], number)}
+            fits = Candidates(images, counts, coding=coding, moves=moves, seed=seed)
             codes = fits.pick(fits.best())[0]
             points[number] = (weigh(codes), quality(codes, images))
         weight = points[number][0]
@@ -69,7 +70,8 @@ def fixed(images: np.ndarray, budget: int, guess: int, tries: int, moves: float,
 def adaptive(images: np.ndarray, budget: int, mean: float, tries: int, seed: int) -> tuple[float, float]:
     """PSNR within ``budget`` bytes of fits of different numbers of Gaussians, and the mean number of those kept."""
     counts = [spread_counts(round(mean * factor * len(images)), len(images)) for factor in candidate_factors(tries)]
-    fits = Candidates(images, counts, bits=default_bits(images.shape[1:3], mean), seed=seed)
+    coding = {"bits": default_bits(images.shape[1:3], mean)}
+    fits = Candidates(images, counts, adapt=True, coding=coding, seed=seed)
     codes = fits.pick(fits.best_within(budget, weigh)[0])[0]
     return quality(codes, images), codes.num_gaussians / len(images)
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from gsdata.kernels import reference
 from gsdata.kernels.simd import LANES
+from gsdata.streams import MAX_COUNT
 from gsdata_tools import density_kernels, fit
-from gsdata_tools.density import Candidates, candidate_factors
+from gsdata_tools.density import Candidates, candidate_factors, needs, share_out
 
 from .test_fit import _rendered, _smooth, _values
 
@@ -88,12 +89,42 @@ def test_more_tries_at_one_number_start_elsewhere_and_the_best_is_kept():
 
 def test_candidates_have_different_numbers_of_gaussians():
     assert candidate_factors(1) == [1.0]
-    assert candidate_factors(3) == pytest.approx([0.8, 1.0, 1.2])
+    assert candidate_factors(3) == pytest.approx([0.95, 1.0, 1.05])
     images = _smooth(3)
     candidates = Candidates(images, [np.array([4, 5, 6]), np.array([8, 8, 9])], steps=20)
     codes, losses = candidates.pick(np.array([1, 0, 1]))
     assert codes.counts.tolist() == [8, 5, 9]
     assert len(losses) == 22
+
+
+def test_images_that_use_all_of_their_gaussians_get_more():
+    images = _smooth(6)
+    images[:3] = np.random.default_rng(0).integers(0, 256, (3, *images.shape[1:]), np.uint8)  # every Gaussian counts
+    counts = np.full(6, 14)
+    wanted = needs(fit.fit_images(images, counts, steps=80))
+    assert wanted.mean() == pytest.approx(1)
+    adapted = Candidates(images, [counts, counts, counts], adapt=True, steps=80)
+    assert adapted.counts[0].tolist() == counts.tolist()
+    assert adapted.counts[1].tolist() == adapted.counts[2].tolist() != counts.tolist()
+    assert adapted.counts[1].sum() == counts.sum()
+    order = np.argsort(adapted.counts[1], kind="stable")
+    assert (np.diff(wanted[order]) > -0.15).all()
+    assert Candidates(images, [counts, counts], steps=80).counts.tolist() == [counts.tolist()] * 2
+
+
+def test_needs_of_nothing_are_equal():
+    empty = fit.fit_images(_smooth(3), 0, steps=5)
+    assert needs(empty).tolist() == [1, 1, 1]
+    assert needs(fit.fit_images(_smooth(0), 4, steps=5)).shape == (0,)
+
+
+@given(st.integers(0, 10**6), st.lists(st.floats(0.01, 3), min_size=1, max_size=30))
+@settings(max_examples=100, deadline=None)
+def test_gaussians_are_shared_out_in_proportion(total, shares):
+    counts = share_out(total, np.array(shares))
+    exact = np.array(shares) / np.sum(shares) * total
+    assert (abs(counts - exact.clip(1, MAX_COUNT)) <= 1).all()
+    assert counts.min() >= 1
 
 
 @pytest.mark.parametrize(("channels", "size"), [(3, (24, 20)), (1, (9, 41)), (4, (17, 5)), (2, (6, 6))])

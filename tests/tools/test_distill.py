@@ -133,15 +133,16 @@ def test_a_stopped_run_resumes_to_the_same_bytes(data, tmp_path, monkeypatch, ca
 def test_a_rate_weight_is_logged_recorded_and_buys_gaussians(data, tmp_path, monkeypatch):
     monkeypatch.setattr(distillation, "WEIGH_EVERY", 5)
     reports = {}
-    for weight in ("0", "0.05"):
+    for weight in ("0", "0.000000001", "0.05"):
         out = tmp_path / f"{weight}.gsd"
         assert dm(data, out, "--rate-weight", weight, "--images-per-class", "4", iterations=25) == 0
         reports[weight] = json.loads(out.with_suffix(".json").read_text())
         with gsdata.open(out) as file:
             assert ("--rate-weight 0.05" in file.provenance["command"]) == (weight == "0.05")
     assert reports["0.05"]["gaussians"] > reports["0"]["gaussians"]
-    rates = [entry["rate"] for entry in reports["0.05"]["log"]]
-    assert rates[4] < rates[0]
+    rates = {weight: [entry["rate"] for entry in reports[weight]["log"]] for weight in ("0.000000001", "0.05")}
+    assert rates["0.05"][0] == rates["0.000000001"][0]
+    assert rates["0.05"][4] < rates["0.000000001"][4]  # the same images, before either file was filled again
     assert "rate" not in reports["0"]["log"][0]
 
 

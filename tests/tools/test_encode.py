@@ -164,7 +164,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     killed = subprocess.Popen([*command, "-o", str(tmp_path / "a.gsd")], env=environment)
     deadline = time.monotonic() + 120
-    while not list((tmp_path / "a.ckpt").glob("fit-*.npz")) and killed.poll() is None and time.monotonic() < deadline:
+    while not list((tmp_path / "a.ckpt").glob("*fit-*.npz")) and killed.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
     killed.send_signal(signal.SIGKILL)
     assert killed.wait() == -signal.SIGKILL

@@ -1,30 +1,58 @@
 """Adaptive density: Gaussians go to the images, and to the fits, that make the most of them.
 
-A fit ends in one of many optima, and what one more Gaussian is worth to an image cannot be told before it was tried: the
-difference between fits of 38 and of 46 Gaussians varies more by chance than by image. So every image is fitted several times with
-different numbers of Gaussians, and one budget for the whole set decides which fit of each is kept. What chance gave is
-kept with it: at equal bytes and equal work that is better than fits of one number (benchmarks/results/adaptive_density.json).
+A fit ends in one of many optima, so every image is fitted several times, and one budget for the whole set decides which fit of
+each is kept. The first fits have equal numbers of Gaussians. They show which images still use all of theirs: the later fits
+have more of them there and fewer elsewhere. At equal bytes and equal work that is better than as many fits of one number
+(benchmarks/results/adaptive_density.json), though not by much: what chance gives is worth more.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gsdata.gaussians import Gaussians
 from gsdata.quantize import Codes
-from gsdata_tools.fit import FitResult, fit_images
+from gsdata.streams import MAX_COUNT
+from gsdata_tools.fit import FitResult, Progress, choose_codes, fit_gaussians
 
 Counts = NDArray[np.int64]
-SPREAD = 0.2  # of the mean number of Gaussians: how far the candidates' numbers lie from it
+SPREAD = 0.05  # of the mean number of Gaussians: how far the candidates' mean numbers lie from it
+_LEAST_USEFUL, _POWER = 0.3, 0.4  # share of an image's Gaussians that says what more would give; 0.3 to 0.7 are as good
 _TRY_KEY = 1 << 40  # apart from any image's own key
 
 
 def candidate_factors(tries: int) -> list[float]:
-    """Numbers of Gaussians of the candidates, as shares of the mean; a single try has no choice."""
+    """Mean numbers of Gaussians of the candidates, as shares of the wanted one; a single try has no choice."""
     return [1.0] if tries == 1 else np.linspace(1 - SPREAD, 1 + SPREAD, tries).tolist()
+
+
+def needs(fitted: FitResult) -> NDArray[np.float64]:
+    """(B,) how many Gaussians images should have for the highest mean PSNR, relative to each other, mean 1.
+
+    PSNR grows with the logarithm of the number, so an image deserves Gaussians in proportion to that slope. What its
+    error would grow by without the least useful ones of those that it has tells the slope: two fits of different
+    numbers agree with it as well as with each other at 32x32 pixels, and better at 128x128.
+    """
+    starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(fitted.codes.counts)])
+    growth = np.zeros(len(starts) - 1)
+    for image, (start, end) in enumerate(itertools.pairwise(starts)):
+        own = np.sort(fitted.losses[start:end].astype(np.float64))
+        growth[image] = own[: max(1, round(_LEAST_USEFUL * len(own)))].clip(0).sum()
+    relative = np.log1p(growth / np.maximum(fitted.squared_errors, 1e-9)) ** _POWER
+    mean = float(relative.mean()) if len(relative) else 0.0
+    return relative / mean if mean > 0 else np.ones_like(relative)
+
+
+def share_out(total: int, shares: NDArray[np.float64]) -> Counts:
+    """About ``total`` Gaussians over images in proportion to ``shares``, at least one and at most ``MAX_COUNT`` each."""
+    ends = np.round(np.cumsum(shares) / max(1e-12, shares.sum()) * total).astype(np.int64)
+    counts: Counts = np.diff(ends, prepend=0).clip(1, MAX_COUNT)
+    return counts
 
 
 class Candidates:
@@ -35,16 +63,51 @@ class Candidates:
         counts: (K, B) int64, their Gaussians.
     """
 
-    def __init__(self, images: NDArray[np.uint8], counts: Sequence[Counts], **options: Any) -> None:
-        """Fit ``images`` once for every (B,) element of ``counts``; ``options`` are those of ``fit_images``."""
-        tries, number = len(counts), len(images)
-        keys = np.arange(number) + _TRY_KEY * np.arange(tries)[:, None]
-        # One call, so that all fits share quantisers and the estimate of the rate.
-        repeated = images if tries == 1 else np.concatenate([images] * tries)
-        self._result: FitResult = fit_images(repeated, np.concatenate(counts), image_keys=keys.ravel(), **options)
-        errors = self._result.squared_errors.reshape(tries, number) / max(1, images[:1].size)
+    def __init__(
+        self,
+        images: NDArray[np.uint8],
+        counts: Sequence[Counts],
+        *,
+        adapt: bool = False,
+        coding: dict[str, Any] | None = None,
+        progress: Progress | None = None,
+        name: str = "",
+        **fitting: Any,
+    ) -> None:
+        """Fit ``images`` once for every (B,) element of ``counts``.
+
+        Args:
+            images: (B, H, W, C) uint8.
+            counts: Gaussians of each image in each fit.
+            adapt: every fit after the first has as many Gaussians in all, but shared out by the images' needs.
+            coding: options of ``choose_codes`` that are not for ``fit_gaussians`` too.
+            progress: see ``fit.Progress``; counts images of all fits.
+            name: see ``fit.fit_images``.
+            fitting: further options of ``fit_gaussians``.
+        """
+        number = len(images)
+        both = {key: fitting[key] for key in ("store", "threads") if key in fitting}
+        fits: list[Gaussians] = []
+        for attempt, own in enumerate(counts):
+            if adapt and attempt:
+                if attempt == 1:
+                    shares = needs(choose_codes(images, fits[0], **{**(coding or {}), "sweeps": 0}))
+                own = share_out(int(own.sum()), shares)
+
+            def tell(done: int, psnr: float, before: int = attempt * number) -> None:
+                if progress:
+                    progress(before + done, psnr)
+
+            keys = np.arange(number) + _TRY_KEY * attempt
+            fits.append(
+                fit_gaussians(images, own, image_keys=keys, progress=tell, name=f"{name}try{attempt}-", **fitting)
+            )
+        # One search, so that all fits share quantisers and the estimate of the rate.
+        repeated = images if len(fits) == 1 else np.concatenate([images] * len(fits))
+        self._result: FitResult = choose_codes(repeated, _unite(fits), name=name, **(coding or {}), **both)
+        errors = self._result.squared_errors.reshape(len(fits), number) / max(1, images[:1].size)
         self.quality: NDArray[np.float64] = -10 * np.log10(np.maximum(errors, 1e-10))
-        self.counts: Counts = np.stack(counts)
+        self.counts: Counts = np.stack([fitted.counts for fitted in fits])
 
     def pick(self, chosen: NDArray[np.int64]) -> tuple[Codes, NDArray[np.float32]]:
         """Codes, and ``FitResult.losses``, of fit ``chosen[i]`` of every image i."""
@@ -111,3 +174,11 @@ class Candidates:
                 aimed = low + int((guess - low) * (budget - weight) / max(1, tried - weight))
                 guess = min(high, max(low + 1, aimed))
         return after(low), weight, after(low + 1) if low < len(steps) else None
+
+
+def _unite(fits: Sequence[Gaussians]) -> Gaussians:
+    means, cholesky, colors, counts = (
+        np.concatenate([np.asarray(getattr(fitted, name)) for fitted in fits])
+        for name in ("means", "cholesky", "colors", "counts")
+    )
+    return Gaussians(means, cholesky, colors, counts, fits[0].size)

@@ -171,13 +171,13 @@ class _Run:
             return Candidates(
                 self.data.images,
                 counts,
-                steps=self.steps,
-                rate_weight=self.options["rate_weight"],
-                seed=self.options["seed"],
-                bits=self.bits,
+                adapt=self.budget is not None,
+                coding={"rate_weight": self.options["rate_weight"], "bits": self.bits},
                 progress=lambda done, psnr: progress.update(done, psnr=psnr),
-                store=self.checkpoint,
                 name=name,
+                steps=self.steps,
+                seed=self.options["seed"],
+                store=self.checkpoint,
                 threads=self.threads,
             )
 

@@ -113,6 +113,23 @@ def fit_images(
         images, counts, steps=steps, moves=moves, seed=seed, image_keys=image_keys, progress=progress, store=store, name=name,
         threads=threads,
     )  # fmt: skip
+    return choose_codes(
+        images, gaussians, sweeps=sweeps, rate_weight=rate_weight, bits=bits, store=store, name=name, threads=threads
+    )
+
+
+def choose_codes(
+    images: NDArray[np.uint8],
+    gaussians: Gaussians,
+    *,
+    sweeps: int = DEFAULT_SWEEPS,
+    rate_weight: float = DEFAULT_RATE_WEIGHT,
+    bits: Bits | None = None,
+    store: Store | None = None,
+    name: str = "",
+    threads: int | None = None,
+) -> FitResult:
+    """The phases of ``fit_images`` after the floating-point one, with its arguments."""
     bits = bits or default_bits(gaussians.size, gaussians.num_gaussians / max(1, gaussians.num_images))
     quantizers = fit_quantizers(
         gaussians,
