@@ -22,10 +22,11 @@ import numpy as np
 
 import gsdata
 from environment import hardware, versions
+from gsdata.budget import Bits, plan
 from gsdata_tools import sources
 from gsdata_tools.density import Candidates, candidate_factors
 from gsdata_tools.encode_budget import spread_counts
-from gsdata_tools.fit import DEFAULT_STEPS, default_bits
+from gsdata_tools.fit import DEFAULT_STEPS
 from gsdata_tools.metrics import psnr
 
 CASES = (
@@ -47,14 +48,15 @@ def weigh(codes: gsdata.Codes) -> int:
     return len(gsdata.to_bytes(codes))
 
 
-def fixed(images: np.ndarray, budget: int, guess: int, tries: int, moves: float, seed: int) -> tuple[float, float]:
+def fixed(
+    images: np.ndarray, budget: int, bits: Bits, guess: int, tries: int, moves: float, seed: int
+) -> tuple[float, float]:
     """PSNR at ``budget`` bytes of fits of one number of Gaussians, interpolated; and that number."""
     number, points = guess, {}
     while True:
         if number not in points:
             counts = [np.full(len(images), number)] * tries
-            coding = {"bits": default_bits(images.shape[1:3], number)}
-            fits = Candidates(images, counts, coding=coding, moves=moves, seed=seed)
+            fits = Candidates(images, counts, coding={"bits": bits}, moves=moves, seed=seed)
             codes = fits.pick(fits.best())[0]
             points[number] = (weigh(codes), quality(codes, images))
         weight = points[number][0]
@@ -67,11 +69,10 @@ def fixed(images: np.ndarray, budget: int, guess: int, tries: int, moves: float,
     return points[low][1] + share * (points[high][1] - points[low][1]), low + share
 
 
-def adaptive(images: np.ndarray, budget: int, mean: float, tries: int, seed: int) -> tuple[float, float]:
+def adaptive(images: np.ndarray, budget: int, bits: Bits, mean: float, tries: int, seed: int) -> tuple[float, float]:
     """PSNR within ``budget`` bytes of fits of different numbers of Gaussians, and the mean number of those kept."""
     counts = [spread_counts(round(mean * factor * len(images)), len(images)) for factor in candidate_factors(tries)]
-    coding = {"bits": default_bits(images.shape[1:3], mean)}
-    fits = Candidates(images, counts, adapt=True, coding=coding, seed=seed)
+    fits = Candidates(images, counts, adapt=True, coding={"bits": bits}, seed=seed)
     codes = fits.pick(fits.best_within(budget, weigh)[0])[0]
     return quality(codes, images), codes.num_gaussians / len(images)
 
@@ -86,8 +87,9 @@ def main() -> None:
     for name, split, limit, bytes_per_image in CASES:
         data = sources.load(name, split=split, limit=min(limit, arguments.limit or limit))
         budget = round(bytes_per_image * len(data.images))
-        guess = max(2, round(bytes_per_image / 4.5))
-        mean = float(guess)
+        shape = data.images.shape
+        planned = plan(budget, 1, images_per_class=len(data.images), size=shape[1:3], channels=shape[3])
+        bits, mean = planned.bits, float(planned.gaussians_per_image)
         for what, tries, moves in (
             ("still", 1, 0.0),
             ("fixed", 1, 0.1),
@@ -97,12 +99,18 @@ def main() -> None:
             ("adaptive, 3 fits", 3, 0.1),
         ):
             if what.startswith("adaptive"):
-                value, number = adaptive(data.images, budget, mean, tries, seed=0)
+                value, number = adaptive(data.images, budget, bits, mean, tries, seed=0)
             else:
-                value, number = fixed(data.images, budget, round(mean), tries, moves, seed=0)
+                value, number = fixed(data.images, budget, bits, round(mean), tries, moves, seed=0)
                 mean = number
             runs.append(
-                {"data": name, "images": len(data.images), "digest": data.digest, "bytes_per_image": bytes_per_image}
+                {
+                    "data": name,
+                    "images": len(data.images),
+                    "digest": data.digest,
+                    "bytes_per_image": bytes_per_image,
+                    "bits": list(bits),
+                }
                 | {"what": what, "psnr_mean": value, "gaussians_mean": number}
             )
             print(json.dumps(runs[-1]), flush=True)
