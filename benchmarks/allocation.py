@@ -20,8 +20,9 @@ from environment import hardware, versions
 from gsdata.budget import Bits, coded_bits, default_bits
 from gsdata.quantize import fit_quantizers, quantize
 from gsdata_tools import sources
-from gsdata_tools.fit import COVERAGE, DEFAULT_STEPS, fit_gaussians, improve_codes
+from gsdata_tools.fit import DEFAULT_STEPS, fit_gaussians
 from gsdata_tools.metrics import psnr
+from gsdata_tools.search import COVERAGE, improve_codes
 
 SETS = (
     ("cifar10", {"split": "test", "limit": 256}, (8, 16, 23, 42, 64, 96)),

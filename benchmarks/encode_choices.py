@@ -16,8 +16,9 @@ import gsdata
 from environment import hardware, versions
 from gsdata.budget import Bits
 from gsdata_tools import sources
-from gsdata_tools.fit import DEFAULT_STEPS, DEFAULT_SWEEPS, fit_images
+from gsdata_tools.fit import DEFAULT_STEPS, fit_images
 from gsdata_tools.metrics import psnr
+from gsdata_tools.search import DEFAULT_SWEEPS
 
 CASES = (
     (42, Bits(8, 6, 7, 7)),

@@ -80,10 +80,10 @@ class Fixed:
     gaussians: int = 42
     steps: int = 2400
     settings: tuple[tuple[str, str], ...] = (
-        ("8/5/6/7", "0.04"),
-        ("8/5/7/7", "0.08"),
-        ("9/6/7/8", "0.02"),
-        ("9/7/8/8", "0.1"),
+        ("8/5/7/7", "0.02"),
+        ("8/6/7/7", "0.04"),
+        ("9/6/8/8", "0.006"),
+        ("9/6/8/8", "0.005"),
     )
     """--bits and --rate-weight."""
     limits: tuple[int, ...] = (40, 48)
@@ -119,7 +119,7 @@ QUICK = (
     Plan("imagenette-128", 10, (600, 1800), qualities=FEWER),
     Plan("kodak", 1, (8000, 32000), steps=200, qualities=FEWER),
 )
-QUICK_FIXED = Fixed(images=50, steps=1200, settings=(("8/5/6/7", "0.04"), ("9/6/7/8", "0.02")))
+QUICK_FIXED = Fixed(images=50, steps=1200, settings=(("8/6/7/7", "0.04"), ("9/6/8/8", "0.006")))
 
 
 class Results:

@@ -38,7 +38,7 @@ STYLES = {
     "webp-bare": Style("WebP less container", "#2a9d64", ":", bytes="without_container"),
     "bf16": Style("bf16 Gaussians", "#d9761a", marker="s"),
     "gsd": Style(".gsd", "#12439b", width=2.6, marker="o"),
-    "gsd-more": Style(".gsd, more steps", "#12439b", "--", 1.5, "D"),
+    "gsd-more": Style(".gsd, more work", "#12439b", "--", 1.5, "D"),
 }
 TITLES = {"cifar10": "CIFAR-10, 32 x 32", "imagenette-128": "Imagenette, 128 x 128", "kodak": "Kodak, 768 x 512"}
 _SUBS = {

@@ -210,7 +210,7 @@ def test_the_plot_names_every_curve_and_holds_no_image(tmp_path: Path) -> None:
     result.write_text(json.dumps({"quick": False, "points": points, "utility": rows, "test_images": images}))
     vector, raster = plot(result)
     drawn = vector.read_text()
-    for text in ("JPEG", "AVIF", "WebP", "bf16 Gaussians", ".gsd", ".gsd, more steps", "CIFAR-10", "Kodak", "Utility"):
+    for text in ("JPEG", "AVIF", "WebP", "bf16 Gaussians", ".gsd", ".gsd, more work", "CIFAR-10", "Kodak", "Utility"):
         assert text in drawn, text
     assert "<image" not in drawn
     with Image.open(raster) as opened:

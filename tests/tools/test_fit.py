@@ -15,7 +15,7 @@ from gsdata.gaussians import Gaussians
 from gsdata.kernels import reference
 from gsdata.kernels.simd import LANES
 from gsdata.quantize import fit_quantizers, quantize
-from gsdata_tools import fit, splat_kernels
+from gsdata_tools import blocks, fit, splat_kernels
 from gsdata_tools.encode_budget import spread_counts, without_least
 
 
@@ -147,18 +147,31 @@ class _Memory:
 
 
 def test_saved_blocks_are_used_and_change_nothing(monkeypatch):
-    monkeypatch.setattr(fit, "BLOCK_PIXELS", 4 * 32 * 32)
+    monkeypatch.setattr(blocks, "BLOCK_PIXELS", 4 * 32 * 32)
     images, store = _smooth(10), _Memory()
     plain = _digest(fit.fit_images(images, 12, steps=20))
     assert _digest(fit.fit_images(images, 12, steps=20, store=store)) == plain
-    assert store.names() == [f"{kind}-{first:07d}" for kind in ("codes", "fit") for first in (0, 4, 8)]
-    del store.saved["fit-0000004"], store.saved["codes-0000000"]
+    assert store.names() == ["codes", *(f"fit-{first:07d}" for first in (0, 4, 8))]
+    del store.saved["fit-0000004"], store.saved["codes"]
     monkeypatch.setattr(
         fit, "_start", lambda target, count, draws, start=fit._start: calls.append(1) or start(target, count, draws)
     )
     calls = []
     assert _digest(fit.fit_images(images, 12, steps=20, store=store)) == plain
     assert len(calls) == 4
+
+
+def test_a_search_goes_on_where_it_was_saved():
+    images, store, states = _smooth(5), _Memory(), []
+    save = store.save
+    store.save = lambda name, arrays, meta=None: states.append((name, arrays, meta)) or save(name, arrays, meta)
+    whole = _digest(fit.fit_images(images, 12, steps=20, store=store))
+    searched = [state for state in states if state[0] == "codes"]
+    assert len(searched) > 3
+    assert [meta["ended"] for _, _, meta in searched] == [False] * (len(searched) - 1) + [True]
+    for state in searched:
+        save(*state)
+        assert _digest(fit.fit_images(images, 12, steps=20, store=store)) == whole
 
 
 def test_an_image_starts_the_same_way_in_any_selection():

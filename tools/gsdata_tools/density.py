@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from gsdata.gaussians import Gaussians
 from gsdata.quantize import Codes
 from gsdata.streams import MAX_COUNT
-from gsdata_tools.fit import FitResult, Progress, choose_codes, fit_gaussians
+from gsdata_tools.blocks import Progress
+from gsdata_tools.fit import fit_gaussians
+from gsdata_tools.search import FitResult, choose_codes
 
 Counts = NDArray[np.int64]
 SPREAD = 0.05  # of the mean number of Gaussians: how far the candidates' mean numbers lie from it

@@ -9,7 +9,7 @@ import time
 from gsdata_tools import cli
 
 _STEPS = 1200
-_RATE_WEIGHT = 0.04
+_RATE_WEIGHT = 0.05
 _BITS = "7/5/6/6"
 _NOTES = """Without --gaussians and --bytes-per-image every image gets one Gaussian per 24 pixels (42 at 32x32).
 

@@ -15,7 +15,7 @@ from gsdata.errors import BudgetError
 from gsdata.quantize import Codes, Quantizer, QuantizerSet
 from gsdata.streams import MAX_COUNT
 from gsdata_tools.density import Candidates, candidate_factors
-from gsdata_tools.fit import FitResult
+from gsdata_tools.search import FitResult
 
 LEAST_USE = 0.98
 _SAMPLE = 32

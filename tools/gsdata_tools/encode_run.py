@@ -17,7 +17,7 @@ from gsdata import Codes, GsdFile, Recipe
 from gsdata.budget import Bits, default_bits, plan
 from gsdata.errors import BudgetError
 from gsdata.streams import MAX_COUNT
-from gsdata_tools import cli, encode_budget, fit, metrics
+from gsdata_tools import cli, encode_budget, fit, metrics, search
 from gsdata_tools.density import Candidates
 from gsdata_tools.sources import ImageSet, load
 
@@ -135,7 +135,7 @@ class _Run:
 
         rate_weight = self.options["rate_weight"]
 
-        def sample_fit(chosen: NDArray[np.int64], counts: NDArray[np.int64]) -> fit.FitResult:
+        def sample_fit(chosen: NDArray[np.int64], counts: NDArray[np.int64]) -> search.FitResult:
             seed = self.options["seed"]
             return fit.fit_images(
                 images[chosen], counts, steps=quick, seed=seed, bits=self.bits, rate_weight=rate_weight, image_keys=chosen,
@@ -143,7 +143,7 @@ class _Run:
             )  # fmt: skip
 
         def improve(codes: Codes) -> tuple[Codes, NDArray[np.float32]]:
-            return fit.improve_codes(images, codes, sweeps=2, rate_weight=rate_weight, threads=self.threads)[:2]
+            return search.improve_codes(images, codes, sweeps=2, rate_weight=rate_weight, threads=self.threads)[:2]
 
         return encode_budget.fit_to_budget(
             images,

@@ -18,7 +18,7 @@ from gsdata_tools.draws import rng
 from gsdata_tools.learnable import LearnableSet, RowAdam
 
 if TYPE_CHECKING:
-    from gsdata_tools.fit import Progress, Store
+    from gsdata_tools.blocks import Progress, Store
 
 Choice: TypeAlias = Literal["typical", "kmeans", "random"]
 EASIEST, HARDEST = 0.1, 0.5
