@@ -2,7 +2,7 @@
 
 A fit ends in one of many optima, so every image is fitted several times, and one budget for the whole set decides which fit of
 each is kept. The first fits have equal numbers of Gaussians. They show which images still use all of theirs: the later fits
-have more of them there and fewer elsewhere. At equal bytes that is 0.1 to 0.16 dB better than one fit of one number; of
+have more of them there and fewer elsewhere. At equal bytes that is 0.12 to 0.16 dB better than one fit of one number; of
 which most is chance made use of, for the best of two fits of one number is as good within 0.05 dB. Gaussians that move during
 a fit are worth ten times as much (benchmarks/results/adaptive_density.json, ``density_kernels``).
 """
