@@ -7,9 +7,10 @@ import pytest
 import torch
 
 import gsdata
-from gsdata_tools.dm import DmOptions, RealData, classes_of, dm_step
+from gsdata_tools.dm import DmOptions, classes_of, dm_step
 from gsdata_tools.networks import build
 from gsdata_tools.rate import RateModel
+from gsdata_tools.real_data import RealData
 
 from .test_learnable import make_set
 

@@ -63,28 +63,11 @@ def set_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--fit-steps", type=cli.positive_int, default=500, metavar="N", help="steps of the first fit")
 
 
-def matching_options(parser: argparse.ArgumentParser) -> None:
-    """Options of methods that compare real with synthetic batches."""
+def method_options(parser: argparse.ArgumentParser, *, iterations: int) -> argparse._ArgumentGroup:
+    """Options of every method's steps; ``iterations`` is the default number of them."""
     group = parser.add_argument_group("the method")
-    group.add_argument("--iterations", type=cli.nonnegative_int, default=4000, metavar="N", help="steps to make")
+    group.add_argument("--iterations", type=cli.nonnegative_int, default=iterations, metavar="N", help="steps to make")
     group.add_argument("--model", default="ConvNet-D3", metavar="NAME", help="network to match with")
-    group.add_argument(
-        "--batch-real", type=cli.positive_int, default=256, metavar="N", help="real images per class and step"
-    )
-    group.add_argument(
-        "--batch-syn",
-        type=cli.nonnegative_int,
-        default=0,
-        metavar="N",
-        help="most synthetic images per class and step; 0 takes all",
-    )
-    group.add_argument(
-        "--classes-per-step",
-        type=cli.nonnegative_int,
-        default=2,
-        metavar="N",
-        help="classes per step, in turn; 0 takes all",
-    )
     group.add_argument("--augment", default=STRATEGY, metavar="NAMES", help="Siamese augmentation, or none")
     group.add_argument(
         "--lr", type=cli.nonnegative_float, default=1.0, metavar="X", help="factor on the built-in learning rates"
@@ -105,6 +88,40 @@ def matching_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--no-clamp", action="store_true", help="let positions leave the image")
     group.add_argument(
+        "--pretrain",
+        type=cli.positive_int,
+        nargs=2,
+        default=(3, 150),
+        metavar=("NETWORKS", "STEPS"),
+        help="short trainings on the real data, where networks that know the classes are needed (default: 3 150)",
+    )
+    return group
+
+
+def class_options(group: argparse._ArgumentGroup) -> None:
+    """Options of methods that compare real with synthetic batches class by class."""
+    group.add_argument(
+        "--batch-real", type=cli.positive_int, default=256, metavar="N", help="real images per class and step"
+    )
+    group.add_argument(
+        "--batch-syn",
+        type=cli.nonnegative_int,
+        default=0,
+        metavar="N",
+        help="most synthetic images per class and step; 0 takes all",
+    )
+    group.add_argument(
+        "--classes-per-step",
+        type=cli.nonnegative_int,
+        default=2,
+        metavar="N",
+        help="classes per step, in turn; 0 takes all",
+    )
+
+
+def network_options(group: argparse._ArgumentGroup) -> None:
+    """Options of distribution matching: which networks it looks through."""
+    group.add_argument(
         "--networks",
         choices=("random", "trained"),
         default="trained",
@@ -117,14 +134,6 @@ def matching_options(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="weight of the trained networks' cross-entropy on the synthetic images; 0 for none, as published "
         "(default: 5, and 0 with --networks random)",
-    )
-    group.add_argument(
-        "--pretrain",
-        type=cli.positive_int,
-        nargs=2,
-        default=(3, 150),
-        metavar=("NETWORKS", "STEPS"),
-        help="trainings that make the snapshots (default: 3 150)",
     )
 
 
@@ -149,7 +158,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     cli.common_data_options(dm)
     set_options(dm)
-    matching_options(dm)
+    group = method_options(dm, iterations=4000)
+    class_options(group)
+    network_options(group)
     cli.common_run_options(dm)
     return parser
 

@@ -15,6 +15,9 @@ from gsdata_tools import cli, networks, sources
 
 CLASSIFY = 5.0
 """Default weight of the cross-entropy term."""
+_TOLD_OTHERWISE = ("data", "split", "size", "ipc", "bytes", "convention", "iterations", "method")
+_NOT_CONTENT = {*_TOLD_OTHERWISE, "output", "device", "time_limit", "resume", "force", "quiet", "json"}
+"""Options that do not decide the content, or that the file tells in other words; every other one is recorded."""
 
 
 def resolved(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -23,18 +26,14 @@ def resolved(arguments: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UsageError: an option's value is unknown.
     """
-    names = ["limit", "images_per_class", "gaussians", "bits", "init", "choose", "fit_steps", "batch_real", "batch_syn"]
-    names += ["classes_per_step", "lr", "boundary", "rate_weight", "networks", "classify", "pretrain", "seed"]
-    options = {name: getattr(arguments, name) for name in names}
+    options = {name: value for name, value in vars(arguments).items() if name not in _NOT_CONTENT}
     options |= {
         "bits": options["bits"] and list(options["bits"]),
         "pretrain": list(options["pretrain"]),
-        "clamp": not arguments.no_clamp,
+        "clamp": not options.pop("no_clamp"),
     }
-    trained = options["networks"] == "trained"
-    if options["classify"] and not trained:
-        raise cli.UsageError("--classify needs networks that know the classes: --networks trained")
-    options["classify"] = (CLASSIFY if trained else 0.0) if options["classify"] is None else options["classify"]
+    if "classify" in options:
+        _resolve_classify(options)
     try:
         listed = operations(arguments.augment)
     except ValueError as error:
@@ -42,6 +41,13 @@ def resolved(arguments: argparse.Namespace) -> dict[str, Any]:
     options["augment"] = f"dsa:{'_'.join(listed)}" if listed else "none"
     options["model"] = networks.canonical_name(arguments.model)
     return options
+
+
+def _resolve_classify(options: dict[str, Any]) -> None:
+    trained = options["networks"] == "trained"
+    if options["classify"] and not trained:
+        raise cli.UsageError("--classify needs networks that know the classes: --networks trained")
+    options["classify"] = (CLASSIFY if trained else 0.0) if options["classify"] is None else options["classify"]
 
 
 def resolved_text(options: dict[str, Any]) -> str:

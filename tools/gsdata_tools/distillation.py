@@ -28,12 +28,13 @@ from gsdata_tools.distill_plan import (
     smallest_class,
     spread,
 )
-from gsdata_tools.dm import DmOptions, RealData, dm_step
-from gsdata_tools.draws import rng
+from gsdata_tools.dm import DistributionMatching
 from gsdata_tools.initialise import choose_real, noise_set, real_set, solid_warmup
 from gsdata_tools.learnable import LEARNING_RATES, LearnableSet, RowAdam, fill_budget
+from gsdata_tools.methods import Method
 from gsdata_tools.pretrain import confidence, pretrain, snapshot_steps
 from gsdata_tools.rate import RateModel
+from gsdata_tools.real_data import RealData
 
 FILL = (0.985, 0.995)
 """While training the coded size is kept between these parts of the budget; the closed file may use all of it."""
@@ -45,9 +46,11 @@ LEAST_COUNT = 28
 WARMUP_STEPS = 100
 CHUNK_IMAGES = 4096  # such small sets are read whole, and fewer chunks leave more bytes for pictures
 PILOT_IMAGES = 96
-_STEPS, _TRAININGS = 0, 1  # what random networks are drawn for
+_TRAININGS = 1  # what random networks of this module are drawn for; those of steps have 0
 LR, MOMENTUM, WEIGHT_DECAY, BATCH, EPOCHS = 0.01, 0.9, 5e-4, 256, 1000
 """The recipe that files name: the published one for testing distilled sets (GSDD, arXiv:2509.26219)."""
+METHODS: dict[str, type[Method]] = {"dm": DistributionMatching}
+"""The loss of each verb."""
 
 
 class Distillation:
@@ -102,17 +105,7 @@ class Distillation:
         self.parameters: LearnableSet
         rates = {name: rate * self.options["lr"] for name, rate in LEARNING_RATES.items()}
         self.adam = RowAdam(rates, settle=SETTLE)
-        self.dm = DmOptions(
-            seed=self.seed,
-            batch_real=self.options["batch_real"],
-            batch_syn=self.options["batch_syn"],
-            classes_per_step=self.options["classes_per_step"],
-            augment=self.options["augment"],
-            classify=self.options["classify"],
-            boundary=self.options["boundary"],
-            rate=self.options["rate_weight"],
-            clamp=self.options["clamp"],
-        )
+        self.method = METHODS[arguments.method](self)
 
     def _plan(self, members: int) -> Plan:
         """Images and Gaussians; where no ``--bits`` are given also those, which depend on the number of Gaussians."""
@@ -146,6 +139,7 @@ class Distillation:
             tensors = {name: torch.from_numpy(np.array(value)) for name, value in arrays.items()}
             self.parameters.load_state({k[4:]: v for k, v in tensors.items() if k.startswith("set.")})
             self.adam.load_state({k[5:]: v for k, v in tensors.items() if k.startswith("adam.")}, self.device)
+            self.method.load_state({k[7:]: v for k, v in tensors.items() if k.startswith("method.")})
             self.iteration, self.log = int(meta["iteration"]), list(meta["log"])
             if "rate.shape" in arrays:
                 self.coding = RateModel(arrays["rate.shape"], arrays["rate.colors"], float(arrays["rate.position"]))
@@ -157,6 +151,7 @@ class Distillation:
         """Copy the state; a run that continues from it makes the same steps as one that was never stopped."""
         state = {f"set.{k}": v for k, v in self.parameters.state().items()}
         state |= {f"adam.{k}": v for k, v in self.adam.state().items()}
+        state |= {f"method.{k}": v for k, v in self.method.state().items()}
         meta = {"iteration": self.iteration, "log": self.log, "threads": torch.get_num_threads()}
         arrays = {name: value.cpu().numpy() for name, value in state.items()}
         if self.coding:
@@ -167,15 +162,9 @@ class Distillation:
         """One step, before it the weighing where one is due."""
         if self.iteration and self.iteration % WEIGH_EVERY == 0:
             self.fill(*FILL)
-        if self.dm.rate and self.iteration % WEIGH_EVERY == 0:
+        if self.options["rate_weight"] and self.iteration % WEIGH_EVERY == 0:
             self.coding = RateModel.of(self.parameters.codes())
-        if self.options["networks"] == "random":
-            network = self.network(_STEPS, self.iteration)
-        else:
-            network = self.pool[int(rng(self.seed, "dm-network", self.iteration).integers(len(self.pool)))]
-        losses = dm_step(
-            self.iteration, self.parameters, self.labels, self.adam, self.real, network, self.dm, self.coding
-        )
+        losses = self.method.step()
         if not all(np.isfinite(value) for value in losses.values()):
             raise gsdata.GsdError(f"the loss is not finite in step {self.iteration + 1}; a smaller --lr avoids that")
         self.iteration += 1
@@ -188,7 +177,7 @@ class Distillation:
             self.parameters.codes() if codes is None else codes,
             labels=self.labels if labels is None else labels,
             classes=self.data.classes,
-            recipe=self.recipe,
+            recipe=self.method.recipe(self.recipe),
             provenance=self.provenance(),
             chunk_images=CHUNK_IMAGES,
         )
@@ -205,7 +194,7 @@ class Distillation:
             "real_init": self.options["init"] == "real",
             "iterations": self.iteration,
             "versions": cli.record_versions(),
-        }
+        } | self.method.provenance()
 
     def fill(self, low: float, high: float) -> int:
         """Bring the coded size between two parts of the budget, if it can be; returns it."""
@@ -215,7 +204,7 @@ class Distillation:
     def _make_pool(self, checkpoint: cli.Checkpoint) -> None:
         trainings, steps = self.options["pretrain"]
         chooses = self.options["init"] == "real" and self.options["choose"] == "typical"
-        if self.options["networks"] == "random" and not chooses:
+        if not self.method.trained and not chooses:
             return
         if "networks" in checkpoint.names():
             arrays, _ = checkpoint.load("networks")

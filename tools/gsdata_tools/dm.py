@@ -16,9 +16,8 @@ iteration, class), and no step knows how many will follow: a run that is cut sho
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -28,72 +27,53 @@ from torch.nn import functional
 import gsdata
 from gsdata.augment import augment
 from gsdata_tools.draws import rng
-from gsdata_tools.learnable import LearnableSet, RowAdam, boundary_loss
+from gsdata_tools.learnable import LearnableSet, RowAdam
+from gsdata_tools.methods import Method, StepOptions, descend, step_options
 from gsdata_tools.networks import ConvNet
 from gsdata_tools.rate import RateModel
+from gsdata_tools.real_data import RealData
+
+if TYPE_CHECKING:
+    from gsdata_tools.distillation import Distillation
+
+_STEPS = 0
+"""What random networks of steps are drawn for."""
 
 
 @dataclass(frozen=True)
-class DmOptions:
+class DmOptions(StepOptions):
     """What decides a distribution matching run, apart from the data and the first set.
 
     Attributes:
-        seed: of every draw.
         batch_real: real images of a class in one step.
         batch_syn: most synthetic images of a class in one step; a class that has more gives a random choice.
         classes_per_step: classes in one step, taken in turn; 0 means all.
-        augment: Siamese augmentation, as ``gsdata.augment`` names it; "none" for none.
-        networks: "random" (published) or "trained".
         classify: weight of the cross-entropy term.
-        boundary: weight of the boundary loss; 0 for none.
-        rate: weight of an image's estimated bits; 0 for none.
-        clamp: pull positions back inside the image after each step.
     """
 
-    seed: int = 0
     batch_real: int = 256
     batch_syn: int = 128
     classes_per_step: int = 0
-    augment: str = "dsa:color_crop_cutout_flip_scale_rotate"
-    networks: Literal["random", "trained"] = "random"
     classify: float = 0.0
-    boundary: float = 0.1
-    rate: float = 0.0
-    clamp: bool = True
 
 
-class RealData:
-    """Real images on the host, drawn class by class; pixel values become (value / 255 - mean) / std."""
+class DistributionMatching(Method):
+    """``gsd-distill dm``."""
 
-    def __init__(
-        self,
-        images: NDArray[np.uint8],
-        labels: NDArray[np.int64],
-        classes: int,
-        mean: Sequence[float],
-        std: Sequence[float],
-        device: torch.device,
-    ) -> None:
-        self.images = images
-        self.device = device
-        self.members = [np.flatnonzero(labels == c) for c in range(classes)]
-        self.mean = torch.tensor(mean, dtype=torch.float32, device=device).view(1, -1, 1, 1)
-        self.std = torch.tensor(std, dtype=torch.float32, device=device).view(1, -1, 1, 1)
+    def __init__(self, run: Distillation) -> None:
+        super().__init__(run)
+        own = {name: run.options[name] for name in ("batch_real", "batch_syn", "classes_per_step", "classify")}
+        self.options = DmOptions(**step_options(run.options), **own)
+        self.trained = run.options["networks"] == "trained"
 
-    def normalize(self, images: torch.Tensor) -> torch.Tensor:
-        """(x - mean) / std of (B, C, H, W) images in [0, 1]."""
-        return (images - self.mean) / self.std
-
-    def take(self, indices: NDArray[np.int64]) -> torch.Tensor:
-        """Normalised (len(indices), C, H, W) float32 images."""
-        pixels = torch.from_numpy(np.ascontiguousarray(self.images[indices].transpose(0, 3, 1, 2)))
-        return self.normalize(pixels.to(self.device, torch.float32) / 255.0)
-
-    def draw(self, count: int, seed: int, iteration: int, label: int) -> torch.Tensor:
-        """``count`` different images of a class (all of them where it has fewer)."""
-        members = self.members[label]
-        draws = rng(seed, "dm-real", iteration, label)
-        return self.take(members[draws.permutation(len(members))[:count]])
+    def step(self) -> dict[str, float]:
+        """One step with a random network or one of the pool."""
+        run = self.run
+        if self.trained:
+            network = run.pool[int(rng(run.seed, "dm-network", run.iteration).integers(len(run.pool)))]
+        else:
+            network = run.network(_STEPS, run.iteration)
+        return dm_step(run.iteration, run.parameters, run.labels, run.adam, run.real, network, self.options, run.coding)
 
 
 def classes_of(iteration: int, classes: int, per_step: int) -> list[int]:
@@ -158,18 +138,7 @@ def dm_step(
         truth = torch.from_numpy(labels[indices]).to(real.device)
         parts["classify"] = functional.cross_entropy(network.classifier(features), truth)
         loss = loss + options.classify * parts["classify"]
-    if options.boundary:
-        parts["boundary"] = boundary_loss(leaves["means"])
-        loss = loss + options.boundary * parts["boundary"]
-    if options.rate and coding is not None:
-        values = parameters.assemble(leaves, parameters.counts[indices])
-        parts["rate"] = coding.expected_bits(values, parameters.quantizers).sum() / len(indices)
-        loss = loss + options.rate * parts["rate"]
-    loss.backward()  # type: ignore[no-untyped-call]
-    adam.step(parameters, rows, leaves)
-    if options.clamp:
-        parameters.clamp(rows)
-    return {"loss": float(loss.detach())} | {name: float(value.detach()) for name, value in parts.items()}
+    return descend(loss, parts, parameters, indices, rows, leaves, adam, options, coding)
 
 
 def _synthetic_of(label: int, iteration: int, labels: NDArray[np.int64], options: DmOptions) -> NDArray[np.int64]:

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from gsdata.augment import augment
-from gsdata_tools.dm import RealData
 from gsdata_tools.draws import rng
 from gsdata_tools.networks import ConvNet
+from gsdata_tools.real_data import RealData
 
 BATCH = 128
 LR, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 5e-4

@@ -1,0 +1,123 @@
+"""What a loss adds to a run of ``gsd-distill``: the steps of one verb, and what it keeps between them.
+
+``Distillation`` has the set, its optimiser, the real data and the budget; a ``Method`` has the loss. ``descend`` is the end of
+every step, whatever the loss: regularisation, one step of the optimiser, and the clamp.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gsdata.recipe import Recipe
+from gsdata_tools.learnable import LearnableSet, Leaves, RowAdam, boundary_loss
+from gsdata_tools.rate import RateModel
+
+if TYPE_CHECKING:
+    from gsdata_tools.distillation import Distillation
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """What every method's step depends on, apart from its loss.
+
+    Attributes:
+        seed: of every draw.
+        augment: Siamese augmentation, as ``gsdata.augment`` names it; "none" for none.
+        boundary: weight of the boundary loss; 0 for none.
+        rate: weight of an image's estimated bits; 0 for none.
+        clamp: pull positions back inside the image after each step.
+    """
+
+    seed: int = 0
+    augment: str = "dsa:color_crop_cutout_flip_scale_rotate"
+    boundary: float = 0.1
+    rate: float = 0.0
+    clamp: bool = True
+
+
+def step_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of ``StepOptions`` from the resolved options of a run."""
+    taken = {name: options[name] for name in ("seed", "augment", "boundary", "clamp")}
+    return taken | {"rate": options["rate_weight"]}
+
+
+class Method(ABC):
+    """A loss. Made before anything is computed, so that it can refuse what it cannot do.
+
+    Attributes:
+        run: the run it belongs to; its options, plan, real data and recipe are there, its set only after ``start``.
+        trained: whether steps need networks that were trained on the real data, ``run.pool``.
+    """
+
+    trained = False
+
+    def __init__(self, run: Distillation) -> None:
+        self.run = run
+
+    @abstractmethod
+    def step(self) -> dict[str, float]:
+        """Make the step of number ``run.iteration``; returns what is logged, "loss" first."""
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """What changes from step to step apart from the set and its optimiser, for a checkpoint."""
+        return {}
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:  # noqa: B027 (most methods keep nothing)
+        """Continue from what ``state`` returned."""
+
+    def recipe(self, recipe: Recipe) -> Recipe:
+        """What the file says about training, where the loss has learned something of it."""
+        return recipe
+
+    def provenance(self) -> dict[str, Any]:
+        """What else the set was made from."""
+        return {}
+
+
+def descend(
+    loss: torch.Tensor,
+    parts: dict[str, torch.Tensor],
+    parameters: LearnableSet,
+    indices: NDArray[np.int64],
+    rows: torch.Tensor,
+    leaves: Leaves,
+    adam: RowAdam,
+    options: StepOptions,
+    coding: RateModel | None = None,
+) -> dict[str, float]:
+    """Add the regularisation to a loss, and move the Gaussians of the images that were rendered down its gradient.
+
+    Args:
+        loss: scalar, with a graph that leads to ``leaves``.
+        parts: what it is made of, for the log.
+        parameters: the set, changed in place.
+        indices: images that were rendered.
+        rows: their rows.
+        leaves: their parameters, as ``parameters.leaves(rows)`` gave them.
+        adam: the optimiser of ``parameters``.
+        options: weights of the regularisation.
+        coding: what codes weigh; needed where ``options.rate`` is not 0.
+
+    Returns:
+        ``loss``, ``parts`` and, if used, ``boundary`` and ``rate``, the estimated bits of an image, as they were before the step.
+    """
+    parts = dict(parts)
+    if options.boundary:
+        parts["boundary"] = boundary_loss(leaves["means"])
+        loss = loss + options.boundary * parts["boundary"]
+    if options.rate and coding is not None:
+        values = parameters.assemble(leaves, parameters.counts[indices])
+        parts["rate"] = coding.expected_bits(values, parameters.quantizers).sum() / len(indices)
+        loss = loss + options.rate * parts["rate"]
+    loss.backward()  # type: ignore[no-untyped-call]
+    adam.step(parameters, rows, leaves)
+    if options.clamp:
+        parameters.clamp(rows)
+    return {"loss": float(loss.detach())} | {name: float(value.detach()) for name, value in parts.items()}
