@@ -1,6 +1,6 @@
 """Decoding and gradients on a GPU, beside plain torch and whatever peer is installed, all in one run.
 
-Workloads (images x Gaussians, size) are those of the design plus one as large as a distilled set:
+Workloads (images x Gaussians, size):
 A 800 x 85, 32; B1 64 x 170, 128; B2 64 x 680, 128; C1 256 x 16, 32; C2 256 x 34, 32; D 1000 x 170, 128.
 
 * gsdata: ``kernels.cuda.render`` to float32, bfloat16 and uint8, from floats and from stored codes, and its gradients.

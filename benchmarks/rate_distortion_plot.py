@@ -5,9 +5,9 @@ A panel for each data set, PSNR against bytes per image, and for each that netwo
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -192,5 +192,7 @@ def _axis(axes: Axes, low: float, high: float, subs: Sequence[float]) -> None:
 
 
 if __name__ == "__main__":
-    for written in plot(Path(sys.argv[1])):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("result", type=Path, help="a result of benchmarks/rate_distortion.py")
+    for written in plot(parser.parse_args().result):
         print(written)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
 from gsdata.errors import BudgetError
+from gsdata.header import MAX_IMAGES
 from gsdata.streams import MAX_COUNT
 
 Convention: TypeAlias = Literal["float32", "uint8"]
@@ -48,9 +49,14 @@ def default_bits(size: tuple[int, int], count: float) -> Bits:
     """The widths of codes with the highest PSNR at equal bytes, for images of ``size`` (H, W) and ``count`` Gaussians.
 
     Few Gaussians are better coarse and more of them, many are better fine: of 27 widths at every count, those of highest
-    PSNR at 33 to 4,100 bytes per image on CIFAR-10 and on Imagenette at 128x128 (benchmarks/results/allocation.json).
+    PSNR at 32 to 4,000 bytes per image on CIFAR-10 and on Imagenette at 128x128 (benchmarks/results/allocation.json).
     Positions step by a part of the Gaussians' spacing, so their width grows with the count.
+
+    Raises:
+        ValueError: ``count`` is not a number, or ``size`` has no pixels.
     """
+    if math.isnan(count) or min(size) < 1:
+        raise ValueError(f"widths need a count of Gaussians and a size in pixels, found {count} and {size}")
     long, short = max(size), min(size)
     part, scales, shear, colors = next(row for most, *row in _WIDTHS if count < most)
     means = round(math.log2(part * math.sqrt(max(1.0, count) * long / short)))
@@ -76,7 +82,8 @@ def coded_bits(bits: Bits, size: tuple[int, int], count: float, channels: int = 
 CODED_BITS = (1.089, 0.744, 0.758, 0.614, -0.576, -0.949, 7.494)
 """Of 2 x positions, 2 x log-scales, shear, channels x colours, log2 of the count, log2 of the pixels, and 1."""
 PIXELS_PER_GAUSSIAN = 44
-"""Images and Gaussians both left to a plan get 23 Gaussians at 32x32: many coarse images train better than few fine ones."""
+"""Images and Gaussians both left to a plan get 23 Gaussians at 32x32: networks learn more from many coarse images than from
+few fine ones, but where the best number lies was not measured."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +165,10 @@ def plan(
     """
     if classes < 1 or (bits_per_gaussian is not None and bits_per_gaussian <= 0):
         raise ValueError(f"a plan needs classes and positive bits, found {classes} and {bits_per_gaussian}")
+    if min(size) < 1 or not 1 <= channels <= 4 or not all(1 <= width <= 12 for width in bits or ()):
+        raise ValueError(
+            f"a plan needs pixels, 1 to 4 channels and widths from 1 to 12, found {size}, {channels}, {bits}"
+        )
     for what, number in (("images per class", images_per_class), ("Gaussians per image", gaussians_per_image)):
         if number is not None and number < 1:
             raise BudgetError(f"at least one of {what} is needed, found {number}")
@@ -171,9 +182,13 @@ def plan(
         widths = bits or default_bits(size, count)
         each_bits = bits_per_gaussian or coded_bits(widths, size, count, channels)
         images = images_per_class or max(1, int(payload / each_bits / (classes * wish)))
-        images = images if most is None else max(1, min(images, most))
+        images = max(1, min(images, MAX_IMAGES // classes if most is None else most))
         if gaussians_per_image is None:
             count = min(MAX_COUNT, max(1.0, payload / each_bits / (images * classes)))
+    if images * classes > MAX_IMAGES:
+        raise BudgetError(
+            f"a file holds at most {MAX_IMAGES} images, found {images} x {classes} classes; ask for fewer"
+        )
     gaussians = int(payload / each_bits)
     each = gaussians_per_image or min(MAX_COUNT, gaussians // (images * classes))
     if each < 1 or images * classes * each > gaussians:

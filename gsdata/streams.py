@@ -186,24 +186,33 @@ def decode_codes(
     x = running - np.repeat(before, counts)
     if count and int(x.max()) >= 2**quantizers.means.bits:
         raise FormatError(f"{where}, stream 'x': positions add up beyond {2**quantizers.means.bits - 1}")
-    columns["x"] = x
-    means, cholesky, colors = (
-        np.stack([columns[name] for name in names], axis=1, dtype=np.uint16, casting="unsafe")
-        for names in (("x", "y"), ("l11", "l21", "l22"), color_streams(channels))
-    )
-    return means, cholesky, rotate_colors(colors, quantizers.colors.bits, forward=False)
+    colors = _rotated([columns[name] for name in color_streams(channels)], quantizers.colors.bits, forward=False)
+    cholesky = [columns[name] for name in ("l11", "l21", "l22")]
+    return _side_by_side([x, columns["y"]]), _side_by_side(cholesky), _side_by_side(colors)
+
+
+def _side_by_side(columns: Sequence[NDArray[Any]]) -> NDArray[np.uint16]:
+    rows = np.empty((len(columns[0]), len(columns)), np.uint16)
+    for number, column in enumerate(columns):
+        rows[:, number] = column
+    return rows
 
 
 def rotate_colors(colors: NDArray[np.uint16], bits: int, *, forward: bool) -> NDArray[np.uint16]:
     """(R, G, B) -> (G, R-G, B-G) modulo 2^bits, or back; other channel counts stay as they are."""
-    if colors.shape[1] != 3:
+    return _side_by_side(_rotated(list(colors.T), bits, forward=forward))
+
+
+def _rotated(colors: list[NDArray[Any]], bits: int, *, forward: bool) -> list[NDArray[Any]]:
+    # Unsigned numbers wrap at a power of two that is no smaller than 2^bits, so the mask is all that a modulus needs.
+    if len(colors) != 3:
         return colors
-    mask = np.uint16(2**bits - 1)
+    mask = colors[0].dtype.type(2**bits - 1)
     if forward:
-        red, green, blue = colors.T
-        return np.stack([green, (red - green) & mask, (blue - green) & mask], axis=1)
-    green, red, blue = colors.T
-    return np.stack([(red + green) & mask, green, (blue + green) & mask], axis=1)
+        red, green, blue = colors
+        return [green, (red - green) & mask, (blue - green) & mask]
+    green, red, blue = colors
+    return [(red + green) & mask, green, (blue + green) & mask]
 
 
 def encode_labels(labels: Labels) -> dict[str, bytes]:

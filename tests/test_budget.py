@@ -144,3 +144,14 @@ def test_default_bits_grow_with_the_count_and_with_long_images() -> None:
 def test_impossible_plans(budget: int, options: dict[str, int]) -> None:
     with pytest.raises(BudgetError):
         plan(budget, 10, **options)
+
+
+def test_plans_of_nothing_and_of_too_much_are_refused() -> None:
+    assert plan(10**12, 10).images_per_class == 2**24 // 10
+    with pytest.raises(BudgetError, match="at most 16777216 images"):
+        plan(10**12, 10, images_per_class=2**23)
+    for wrong in ({"size": (0, 0)}, {"channels": 7}, {"bits": Bits(0, 1, 1, 1)}, {"bits": Bits(13, 1, 1, 1)}):
+        with pytest.raises(ValueError, match="a plan needs"):
+            plan(10**6, 10, **wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="widths need"):
+        default_bits((32, 32), float("nan"))

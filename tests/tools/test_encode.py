@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -111,9 +112,26 @@ def test_an_impossible_budget_ends_before_the_first_iteration(source, tmp_path, 
     monkeypatch.setattr(encode_run, "compile_kernels", lambda: None)
     monkeypatch.setattr(fit, "fit_images", lambda *args, **kwargs: pytest.fail("an iteration was made"))
     assert _encode(source, tmp_path / "o.gsd", "--bytes-per-image", "30") == 2
-    assert "--bytes-per-image" in capsys.readouterr().err.strip().splitlines()[-1]
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "--bytes-per-image" in said
     assert not list(tmp_path.glob("o.*"))  # a left-over checkpoint would refuse the corrected command
-    assert not (tmp_path / "o.gsd").exists()
+    monkeypatch.undo()
+    (least,) = re.findall(r"ask for (\d+) or more", said)
+    assert _encode(source, tmp_path / "o.gsd", "--bytes-per-image", str(int(least) - 1)) == 2
+    assert _encode(source, tmp_path / "o.gsd", "--bytes-per-image", least) == 0
+    with gsdata.open(tmp_path / "o.gsd") as file:
+        assert file.counts.min() >= 1
+        assert 0.98 * 10 * int(least) <= (tmp_path / "o.gsd").stat().st_size <= 10 * int(least)
+
+
+def test_a_budget_beyond_a_gaussian_per_pixel_is_not_used_up_and_a_note_says_so(tmp_path, capsys):
+    np.savez(tmp_path / "d.npz", x=_images(3, 4, 4))
+    assert _encode(tmp_path / "d.npz", tmp_path / "o.gsd", "--bytes-per-image", "5000") == 0
+    assert "16 Gaussians" in capsys.readouterr().err
+    with gsdata.open(tmp_path / "o.gsd") as file:
+        assert file.counts.tolist() == [16] * 3
+    assert _encode(tmp_path / "d.npz", tmp_path / "p.gsd", "--bytes-per-image", "1e308") == 2
+    assert "--bytes-per-image" in capsys.readouterr().err
 
 
 def test_without_a_wish_there_is_a_gaussian_per_24_pixels(source, tmp_path):

@@ -40,12 +40,18 @@ def test_numbers():
     assert usage.positive_int("1,000") == 1000
     assert usage.nonnegative_int("0") == 0
     assert usage.positive_float("1e-3") == 1e-3
+    assert [usage.nonnegative_float(text) for text in ("0", "0.00", ".0", "0e0", "-0", "2.5")] == [0, 0, 0, 0, 0, 2.5]
+    assert usage.rate_weight("0.05") == 0.05
     for function, wrong in (
         (usage.positive_int, "0"),
         (usage.positive_int, "1.5"),
         (usage.positive_int, "9" * 30),
         (usage.nonnegative_int, "-1"),
         (usage.positive_float, "0"),
+        (usage.nonnegative_float, "-1"),
+        (usage.nonnegative_float, "inf"),
+        (usage.rate_weight, "10.5"),
+        (usage.positive_int, "9" * 19),
         (usage.positive_float, "nan"),
         (usage.positive_float, "inf"),
         (usage.positive_float, "x"),

@@ -194,4 +194,6 @@ def _plain(value: Any) -> Any:
 
 def _show(value: object) -> str:
     text = "(not given)" if value is None else value if isinstance(value, str) else json.dumps(value)
+    if isinstance(value, list | tuple):
+        text = "/".join(map(str, value))
     return text if len(text) <= 60 else text[:57] + "..."

@@ -29,6 +29,7 @@ from gsdata_tools.usage import (
     note,
     positive_float,
     positive_int,
+    rate_weight,
 )
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "note",
     "positive_float",
     "positive_int",
+    "rate_weight",
     "record_versions",
     "resolve_device",
     "run",

@@ -16,7 +16,7 @@ STRATEGY = "dsa:color_crop_cutout_flip_scale_rotate"
 def _bits(text: str) -> tuple[int, int, int, int]:
     parts = text.replace("/", ",").split(",")
     if len(parts) != 4 or not all(p.strip().isdecimal() and 1 <= int(p) <= 12 for p in parts):
-        raise cli.UsageError(f"{text!r} is not four bit widths from 1 to 12, such as 8,6,7,7")
+        raise cli.UsageError(f"{text!r} is not four bit widths from 1 to 12, such as 7,5,6,6")
     a, b, c, d = (int(p) for p in parts)
     return a, b, c, d
 
@@ -81,7 +81,7 @@ def method_options(parser: argparse.ArgumentParser, *, iterations: int) -> argpa
     )
     group.add_argument(
         "--rate-weight",
-        type=cli.nonnegative_float,
+        type=cli.rate_weight,
         default=0.0,
         metavar="X",
         help="what a coded bit costs: the loss grows by X times the estimated bits of an image, the mean over those of the step",

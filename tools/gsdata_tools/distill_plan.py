@@ -84,7 +84,7 @@ def plan_set(
         classes: K.
         channels: C.
         size: (H, W) of the images.
-        members: real images of the smallest class, an upper bound for ``--init real``.
+        members: real images of the smallest class, an upper bound for ``--init real`` and for what is planned.
 
     Raises:
         BudgetError: too much for the budget.
@@ -105,7 +105,7 @@ def plan_set(
         size=size,
         channels=channels,
         bits=Bits(*options["bits"]) if options["bits"] else None,
-        max_images_per_class=members if from_real else None,
+        max_images_per_class=members,
     )
     expected = made.images_per_class * made.gaussians_per_image * classes
     if gaussians is not None and expected < 0.8 * made.gaussians:

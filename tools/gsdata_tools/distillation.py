@@ -166,7 +166,9 @@ class Distillation:
             self.coding = RateModel.of(self.parameters.codes())
         losses = self.method.step()
         if not all(np.isfinite(value) for value in losses.values()):
-            raise gsdata.GsdError(f"the loss is not finite in step {self.iteration + 1}; a smaller --lr avoids that")
+            raise gsdata.GsdError(
+                f"the loss is not finite in step {self.iteration + 1}; a smaller --lr, --boundary or --rate-weight avoids that"
+            )
         self.iteration += 1
         self.log.append({"iteration": self.iteration} | {k: float(f"{v:.6g}") for k, v in losses.items()})
         return losses

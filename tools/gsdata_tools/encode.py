@@ -68,15 +68,15 @@ def _parser() -> argparse.ArgumentParser:
         type=_bits,
         metavar="P/S/L/C",
         help=f"bits of a position's coordinate, a log-scale, the shear, a colour channel (default: {_BITS} for 42 Gaussians at "
-        "32x32; P grows with their number)",
+        "32x32, coarser for fewer, finer for more)",
     )
     group.add_argument(
         "--rate-weight",
-        type=cli.nonnegative_float,
+        type=cli.rate_weight,
         default=_RATE_WEIGHT,
         metavar="X",
         help="what a bit on every Gaussian of an image must gain to be spent, in nats of squared error: more is smaller and "
-        "worse; 0 looks at the error alone",
+        f"worse, up to about 1; 0 looks at the error alone (default: {_RATE_WEIGHT})",
     )
     group.add_argument(
         "--threads",

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gsdata.budget import Bits, coded_bits, plan
+from gsdata.budget import Bits, plan
 from gsdata.errors import BudgetError
 from gsdata.quantize import Codes, Quantizer, QuantizerSet
 from gsdata.streams import MAX_COUNT
 from gsdata_tools.density import Candidates, candidate_factors
+from gsdata_tools.draws import rng
 from gsdata_tools.search import FitResult
+from gsdata_tools.usage import note
 
 LEAST_USE = 0.98
 _SAMPLE = 32
@@ -33,16 +35,24 @@ def spread_counts(total: int, images: int) -> Counts:
 
 
 def placeholder(counts: Counts, size: tuple[int, int], channels: int, bits: Bits) -> Codes:
-    """Codes of the cheapest possible content: every number zero."""
+    """Codes of content that no coder makes smaller: random ones, within bounds of many digits."""
     total = int(counts.sum())
     quantizers = QuantizerSet(
-        means=Quantizer("uniform", -1.0, 1.0, bits.means),
-        scales=Quantizer("log2", -1.0, 4.0, bits.scales),
-        shear=Quantizer("uniform", -1.0, 1.0, bits.shear),
-        colors=Quantizer("uniform", -1.0, 1.0, bits.colors),
+        means=Quantizer("uniform", -0.9873218, 0.9764531, bits.means),
+        scales=Quantizer("log2", -1.0348712, 4.1236547, bits.scales),
+        shear=Quantizer("uniform", -1.2736548, 1.1983746, bits.shear),
+        colors=Quantizer("uniform", -1.0237465, 1.0871234, bits.colors),
     )
-    zeros = [np.zeros((total, width), np.uint16) for width in (2, 3, channels)]
-    return Codes(zeros[0], zeros[1], zeros[2], counts, size, (quantizers,))
+    draws = rng(0, "budget-placeholder")
+    means, cholesky, colors = (
+        draws.integers(0, [2**width for width in widths], (total, len(widths)), np.uint16)
+        for widths in (
+            [bits.means] * 2,
+            [bits.scales, bits.shear, bits.scales],
+            [bits.colors] * channels,
+        )
+    )
+    return Codes(means, cholesky, colors, counts, size, (quantizers,))
 
 
 def fit_to_budget(
@@ -72,33 +82,46 @@ def fit_to_budget(
 
     Raises:
         BudgetError: not even one Gaussian per image fits; raised before the first fit.
+
+    Images get at most a Gaussian per pixel; a budget that is larger than that is not used up, and a note says so.
     """
     number = len(images)
     size, channels = (int(images.shape[1]), int(images.shape[2])), int(images.shape[3])
-    empty = measure(placeholder(np.zeros(number, np.int64), size, channels, bits))
-    try:
-        planned = plan(budget, 1, images_per_class=number, size=size, channels=channels, bits=bits, fixed_bytes=empty)
-    except BudgetError:
-        least = math.ceil((empty + number * coded_bits(bits, size, 1, channels) / 8) / number)
+    empty, least = (measure(placeholder(np.full(number, each, np.int64), size, channels, bits)) for each in (0, 1))
+    if budget < least:
         raise BudgetError(
             f"--bytes-per-image: {budget:,} bytes for {number:,} images do not hold one Gaussian each and the file's header; "
-            f"ask for {least} or more, or for more images"
-        ) from None
+            f"ask for {math.ceil(least / number)} or more, or for more images"
+        )
+    try:
+        planned = plan(
+            budget, 1, images_per_class=number, size=size, channels=channels, bits=bits, fixed_bytes=empty
+        ).gaussians
+    except BudgetError:
+        planned = number
+    most = min(MAX_COUNT, size[0] * size[1])
     chosen = np.unique(np.linspace(0, number - 1, min(_SAMPLE, number)).round().astype(np.int64))
-    counts = spread_counts(planned.gaussians, number)[chosen]
+    planned = min(planned, number * most)
+    counts = spread_counts(planned, number)[chosen]
     tried = sample_fit(chosen, counts)
     without = measure_sample(placeholder(np.zeros(len(chosen), np.int64), size, channels, bits), chosen)
     spent = 8 * (measure_sample(tried.codes, chosen) - without) / max(1, int(counts.sum()))
     total = 8 * (budget - empty) / spent
-    if abs(total / planned.gaussians - 1) < _PLAUSIBLE:  # a quick fit of a few images says less than the measured plan
-        total = planned.gaussians
+    if abs(total / planned - 1) < _PLAUSIBLE:  # a quick fit of a few images says less than the measured plan
+        total = planned
     factors = candidate_factors(tries) if tries > 1 else [_SURPLUS]
     for attempt in range(_ROUNDS):
-        plans = [spread_counts(max(number, round(total * factor)), number) for factor in factors]
+        plans = [spread_counts(min(number * most, max(number, round(total * factor))), number) for factor in factors]
         candidates = fit(plans, f"round{attempt}-")
         choice, weight, next_choice = candidates.best_within(budget, measure)
         codes, losses = candidates.pick(choice)
-        if LEAST_USE * budget <= weight <= budget or int(plans[-1].sum()) == number * MAX_COUNT:
+        if LEAST_USE * budget <= weight <= budget:
+            return codes
+        if weight < budget and int(plans[0].sum()) == number * most:
+            limit = "a file holds" if most == MAX_COUNT else "its pixels can tell apart"
+            note(
+                f"--bytes-per-image: {weight:,} of {budget:,} bytes used, with {most:,} Gaussians for an image, the most that {limit}"
+            )
             return codes
         heavier = weight > budget
         if not heavier and next_choice is not None:  # few images: the next choice is a large step, so go back from it
@@ -107,6 +130,7 @@ def fit_to_budget(
         if heavier and (tries == 1 or next_choice is not None or attempt == _ROUNDS - 1 or int(plans[0].max()) <= 1):
             return _prune(codes, losses, weight, budget, empty, measure, improve)
         total = int(codes.counts.sum()) * (budget - empty) / max(1, weight - empty)
+    note(f"--bytes-per-image: {weight:,} of {budget:,} bytes used; --gaussians {int(total / number)} comes nearer")
     return codes
 
 
@@ -125,9 +149,9 @@ def _prune(
         codes = without_least(codes, losses, min(number, max(1, excess)))
         codes, losses = improve(codes)
         weight = measure(codes)
-        if codes.num_gaussians == 0 and weight > budget:
+        if codes.num_gaussians < codes.num_images and weight > budget:
             raise BudgetError(
-                f"--bytes-per-image: the file weighs {weight:,} bytes without any Gaussian, above {budget:,}"
+                f"--bytes-per-image: {budget:,} bytes do not hold one Gaussian for each of {codes.num_images:,} images; ask for more"
             )
     return codes
 

@@ -96,7 +96,10 @@ class _Run:
         self.quiet = quiet
         self.steps = int(options["steps"])
         bytes_per_image = options["bytes_per_image"]
-        self.budget = None if bytes_per_image is None else math.floor(bytes_per_image * len(data.images) + 1e-9)
+        total = 0.0 if bytes_per_image is None else bytes_per_image * len(data.images)
+        if total >= 2**63:
+            raise cli.UsageError(f"--bytes-per-image {bytes_per_image:g}: more bytes than any file has; ask for fewer")
+        self.budget = None if bytes_per_image is None else math.floor(total + 1e-9)
         self.tries = int(options["tries"])
         self.bits = (
             Bits(*options["bits"])

@@ -209,7 +209,7 @@ def search_codes(
     trial, kept, found = np.zeros(4, np.int64), np.zeros(4, np.int64), np.zeros(1, np.int64)
     low, inverse, colors = f32(color_low), f32(color_inverse), tables[GEOMETRY]
     squares, moved, bit = 0.0, 1, rate_weight / max(1, count)
-    best_codes, best_squares, least = codes.copy(), 0.0, np.inf
+    best_codes, best_squares, least, cost = codes.copy(), 0.0, np.inf, np.inf
     for sweep in range(sweeps + 1):
         squares = _error(
             values, channels, width, height, stride, plane, placed, box, target, background, residual, weights
@@ -263,6 +263,13 @@ def search_codes(
                     values[GEOMETRY + c, n] = colors[kept[c]]
             place(values, n, width, height, placed, box)
             splat(values, n, channels, stride, plane, placed, box, -_ONE, residual, weights, 0)
+    # Within a sweep, a pixel beyond [0, 1] counts as if the clamp went with it; so the last sweep need not be the best.
+    if cost > least:
+        codes[:] = best_codes
+        for n in range(count):
+            for r in range(rows):
+                values[r, n] = tables[min(r, GEOMETRY)][codes[r, n]]
+        _error(values, channels, width, height, stride, plane, placed, box, target, background, residual, weights)
     for n in range(count):
         _project(values, n, channels, width, height, stride, plane, placed, box, residual, inside, sums)
         grown = _ZERO
@@ -270,6 +277,4 @@ def search_codes(
             color = values[GEOMETRY + c, n]
             grown += color * (_TWO * sums[1 + c] + color * sums[0])
         losses[n] = grown
-    # Within a sweep, a pixel beyond [0, 1] counts as if the clamp went with it; so the last sweep need not be the best.
-    codes[:] = best_codes
     return best_squares

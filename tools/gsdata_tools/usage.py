@@ -51,8 +51,10 @@ def image_size(text: str) -> int | tuple[int, int]:
 
 def _integer(text: str) -> int:
     plain = text.strip().replace(",", "").replace("_", "")
-    if not re.fullmatch(r"[+-]?\d{1,18}", plain, re.ASCII):
+    if not re.fullmatch(r"[+-]?\d+", plain, re.ASCII):
         raise UsageError(f"{text!r} is not a whole number")
+    if len(plain) > 18:
+        raise UsageError(f"{text[:40]!r} is not a number below 10^18")
     return int(plain)
 
 
@@ -72,15 +74,30 @@ def nonnegative_int(text: str) -> int:
 
 def positive_float(text: str) -> float:
     """A finite number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise UsageError(f"{text!r} is not a number") from None
-    if not 0 < value < math.inf:
+    if (value := _number(text)) <= 0:
         raise UsageError(f"{text!r} is not a number above 0")
     return value
 
 
 def nonnegative_float(text: str) -> float:
     """A finite number of at least 0."""
-    return 0.0 if text.strip() in ("0", "0.0") else positive_float(text)
+    if (value := _number(text)) < 0:
+        raise UsageError(f"{text!r} is not a number of at least 0")
+    return abs(value)  # no -0.0
+
+
+def rate_weight(text: str) -> float:
+    """A weight of coded bits, from 0 to 10; beyond about 1 files hardly get smaller."""
+    if (value := nonnegative_float(text)) > 10:
+        raise UsageError(f"{text!r} is more than 10; useful weights are below 1")
+    return value
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise UsageError(f"{text!r} is not a number") from None
+    if not math.isfinite(value):
+        raise UsageError(f"{text!r} is not a finite number")
+    return value
