@@ -89,7 +89,7 @@ def nonnegative_float(text: str) -> float:
 def rate_weight(text: str) -> float:
     """A weight of coded bits, from 0 to 10; beyond about 1 files hardly get smaller."""
     if (value := nonnegative_float(text)) > 10:
-        raise UsageError(f"{text!r} is more than 10; useful weights are below 1")
+        raise UsageError(f"{text!r} is not at most 10; useful weights are below 1")
     return value
 
 
