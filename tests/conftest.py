@@ -14,6 +14,9 @@ settings.register_profile("default", deadline=None, print_blob=True)
 settings.register_profile("ci", parent=settings.get_profile("default"), derandomize=True, database=None)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
+# As the commands do it: idle threads of torch that spin make tests on shared cores ten times slower. Read when torch loads.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 # Numba's cache does not notice when a function that a kernel calls changes in another file: sources with other kernels get
 # a cache of their own. Set before any test imports numba; processes that tests start inherit it.
 _ROOT = Path(__file__).parents[1]

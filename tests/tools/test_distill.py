@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 import gsdata
-from gsdata_tools import distill_plan, distillation, distilling
+from gsdata_tools import dc, distill_plan, distillation, distilling
 from gsdata_tools.distill import main
 
 ROOTS = os.pathsep.join(str(Path(__file__).parents[2] / folder) for folder in (".", "tools"))
@@ -51,8 +52,8 @@ def data(tmp_path):
     return path
 
 
-def dm(data, out, *more, iterations=6, budget=BUDGET):
-    options = ["dm", "--data", str(data), "--bytes", str(budget), "--iterations", str(iterations), "-o", str(out)]
+def dm(data, out, *more, iterations=6, budget=BUDGET, method="dm"):
+    options = [method, "--data", str(data), "--bytes", str(budget), "--iterations", str(iterations), "-o", str(out)]
     return main([*options, *FAST, *more])
 
 
@@ -103,11 +104,18 @@ def test_a_time_limit_stores_what_that_many_iterations_make(data, tmp_path, monk
 
 
 @pytest.mark.parametrize(
-    "options", [("--networks", "random"), ("--networks", "trained", "--rate-weight", "0.02")], ids=["random", "trained"]
+    ("method", "options"),
+    [
+        ("dm", ("--networks", "random")),
+        ("dm", ("--networks", "trained", "--rate-weight", "0.02")),
+        ("dc", ("--outer-loop", "4", "--micro-batch", "3")),
+        ("dc", ("--networks", "trained", "--outer-loop", "2", "--inner-loop", "2")),
+    ],
 )
-def test_a_stopped_run_resumes_to_the_same_bytes(data, tmp_path, monkeypatch, capsys, options):
+def test_a_stopped_run_resumes_to_the_same_bytes(data, tmp_path, monkeypatch, capsys, method, options):
+    run = partial(dm, data, method=method)
     monkeypatch.setattr(distillation, "WEIGH_EVERY", 2)
-    assert dm(data, tmp_path / "whole.gsd", *options) == 0
+    assert run(tmp_path / "whole.gsd", *options) == 0
     step = distillation.Distillation.step
 
     def stop_at_three(self):
@@ -117,17 +125,52 @@ def test_a_stopped_run_resumes_to_the_same_bytes(data, tmp_path, monkeypatch, ca
 
     monkeypatch.setattr(distillation.Distillation, "step", stop_at_three)
     out = tmp_path / "parts.gsd"
-    assert dm(data, out, *options) == 130
+    assert run(out, *options) == 130
     assert "--resume" in capsys.readouterr().err
     assert not out.exists()
     monkeypatch.setattr(distillation.Distillation, "step", step)
-    assert dm(data, out, *options) == 2  # neither --resume nor --force
-    assert dm(data, out, *options, "--lr", "2", "--resume") == 2  # another run
+    assert run(out, *options) == 2  # neither --resume nor --force
+    assert run(out, *options, "--lr", "2", "--resume") == 2  # another run
     monkeypatch.setattr(distillation, "pretrain", lambda *a, **k: pytest.fail("networks are in the checkpoint"))
-    assert dm(data, out, *options, "--resume") == 0
+    assert run(out, *options, "--resume") == 0
     assert out.read_bytes() == (tmp_path / "whole.gsd").read_bytes()
     log = json.loads((tmp_path / "parts.json").read_text())["log"]
     assert log == json.loads((tmp_path / "whole.json").read_text())["log"]
+
+
+@pytest.mark.parametrize("init", ["real", "warmup", "random"])
+def test_gradient_matching_fills_the_budget_and_says_how_it_was_made(data, tmp_path, init):
+    out = tmp_path / "x.gsd"
+    options = ("--init", init, "--images-per-class", "4", "--outer-loop", "2", "--rate-weight", "0.01")
+    assert dm(data, out, *options, iterations=3, method="dc") == 0
+    assert 0.98 * BUDGET <= out.stat().st_size <= BUDGET
+    with gsdata.open(out) as file:
+        command = file.provenance["command"]
+    assert command.startswith("gsd-distill dc ")
+    for said in ("--inner-loop 1", "--outer-loop 2", "--micro-batch 64", "--networks random", "--rate-weight 0.01"):
+        assert said in command
+    log = json.loads((tmp_path / "x.json").read_text())["log"]
+    assert set(log[0]) == {"iteration", "loss", "match", "boundary", "rate"}
+
+
+@pytest.mark.parametrize(("outer", "networks"), [(1, 4), (2, 2), (3, 2)])
+def test_a_network_is_matched_for_an_outer_loop(data, tmp_path, monkeypatch, outer, networks):
+    matched = []
+    step = dc.dc_step
+
+    def watch(iteration, *others):
+        matched.append(others[4].classifier.weight.detach().clone())
+        return step(iteration, *others)
+
+    monkeypatch.setattr(dc, "dc_step", watch)
+    options = ("--outer-loop", str(outer), "--inner-loop", "0", "--choose", "random")
+    assert dm(data, tmp_path / "x.gsd", *options, iterations=4, method="dc") == 0
+    different = {weight.numpy().tobytes() for weight in matched}
+    assert len(different) == networks
+    monkeypatch.setattr(dc, "dc_step", lambda iteration, *others: matched.append(others[4]) or {"loss": 0.0})
+    matched.clear()
+    assert dm(data, tmp_path / "y.gsd", *options[:2], *options[4:], iterations=4, method="dc") == 0
+    assert len({id(network) for network in matched}) == networks
 
 
 def test_a_rate_weight_is_logged_recorded_and_buys_gaussians(data, tmp_path, monkeypatch):

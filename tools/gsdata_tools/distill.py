@@ -1,6 +1,6 @@
 """``gsd-distill``: a large training set into a small ``.gsd`` that still trains a good network, under a byte budget.
 
-Each method is a verb with a module of its own (``dm``: distribution matching, ``dm.py``). What they share is here and in
+Each method is a verb with a module of its own (``dm``: distribution matching, ``dm.py``; ``dc``: gradient matching, ``dc.py``). What they share is here and in
 ``distilling.py``: the budget, the first set, checkpoints, and closing the file.
 """
 
@@ -11,6 +11,13 @@ import argparse
 from gsdata_tools import cli
 
 STRATEGY = "dsa:color_crop_cutout_flip_scale_rotate"
+NOTES = """The finished file weighs 98 to 100 % of the budget, never more. A time limit also covers the first fit, but does not
+cut it short; --iterations with the number of steps that a limited run made gives the same bytes."""
+DC_NOTES = """The published loop is --batch-real 256 --batch-syn 0 --classes-per-step 0, and --outer-loop 1 for one image per class, --outer-loop 10
+--inner-loop 50 for ten. The defaults are a first choice for a CPU: a gradient of a gradient costs several times what a
+step of dm costs.
+
+"""
 
 
 def _bits(text: str) -> tuple[int, int, int, int]:
@@ -98,15 +105,15 @@ def method_options(parser: argparse.ArgumentParser, *, iterations: int) -> argpa
     return group
 
 
-def class_options(group: argparse._ArgumentGroup) -> None:
-    """Options of methods that compare real with synthetic batches class by class."""
+def class_options(group: argparse._ArgumentGroup, *, batch_real: int, batch_syn: int, networks: str) -> None:
+    """Options of methods that compare real with synthetic batches class by class; some have a default of the method."""
     group.add_argument(
-        "--batch-real", type=cli.positive_int, default=256, metavar="N", help="real images per class and step"
+        "--batch-real", type=cli.positive_int, default=batch_real, metavar="N", help="real images per class and step"
     )
     group.add_argument(
         "--batch-syn",
         type=cli.nonnegative_int,
-        default=0,
+        default=batch_syn,
         metavar="N",
         help="most synthetic images per class and step; 0 takes all",
     )
@@ -117,17 +124,31 @@ def class_options(group: argparse._ArgumentGroup) -> None:
         metavar="N",
         help="classes per step, in turn; 0 takes all",
     )
-
-
-def network_options(group: argparse._ArgumentGroup) -> None:
-    """Options of distribution matching: which networks it looks through."""
     group.add_argument(
         "--networks",
         choices=("random", "trained"),
-        default="trained",
-        help="match with a fresh random network in each step (the published method), or with snapshots of networks that are "
+        default=networks,
+        help="match with fresh random networks (the published method), or with snapshots of networks that are "
         "trained on the real data for a short time first",
     )
+
+
+def _dm(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = cli.add_command(
+        commands,
+        "dm",
+        "Distribution matching: synthetic images get the mean features of the real ones.",
+        examples=[
+            "gsd-distill dm --data cifar10 --ipc 1 --time-limit 45m -o c10.gsd",
+            "gsd-distill dm --data folder/ --bytes 200000 --images-per-class 50 --iterations 500 -o small.gsd",
+            "gsd-distill dm --data cifar10 --ipc 1 --networks random --choose random -o published.gsd",
+        ],
+        notes=NOTES,
+    )
+    cli.common_data_options(parser)
+    set_options(parser)
+    group = method_options(parser, iterations=4000)
+    class_options(group, batch_real=256, batch_syn=0, networks="trained")
     group.add_argument(
         "--classify",
         type=cli.nonnegative_float,
@@ -135,6 +156,46 @@ def network_options(group: argparse._ArgumentGroup) -> None:
         help="weight of the trained networks' cross-entropy on the synthetic images; 0 for none, as published "
         "(default: 5, and 0 with --networks random)",
     )
+    cli.common_run_options(parser)
+
+
+def _dc(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = cli.add_command(
+        commands,
+        "dc",
+        "Gradient matching: a network learns from synthetic images what it learns from the real ones.",
+        examples=[
+            "gsd-distill dc --data mnist --limit 5000 --ipc 1 --iterations 100 -o dc.gsd",
+            "gsd-distill dc --data cifar10 --ipc 1 --batch-real 256 --batch-syn 0 --classes-per-step 0 --outer-loop 10 --inner-loop 50 -o long.gsd",
+        ],
+        notes=DC_NOTES + NOTES,
+    )
+    cli.common_data_options(parser)
+    set_options(parser)
+    group = method_options(parser, iterations=500)
+    class_options(group, batch_real=128, batch_syn=20, networks="random")
+    group.add_argument(
+        "--micro-batch",
+        type=cli.positive_int,
+        default=64,
+        metavar="N",
+        help="real images whose gradient is computed at once: less takes less memory and changes nothing but rounding",
+    )
+    group.add_argument(
+        "--outer-loop",
+        type=cli.positive_int,
+        default=1,
+        metavar="N",
+        help="steps that one network is matched in, before the next one",
+    )
+    group.add_argument(
+        "--inner-loop",
+        type=cli.nonnegative_int,
+        default=1,
+        metavar="N",
+        help="epochs that a network is trained on the synthetic set between two of its steps",
+    )
+    cli.common_run_options(parser)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -144,24 +205,8 @@ def _parser() -> argparse.ArgumentParser:
         examples=["gsd-distill dm --data cifar10 --ipc 1 --time-limit 45m -o c10.gsd"],
     )
     commands = parser.add_subparsers(dest="method", required=True, metavar="METHOD")
-    dm = cli.add_command(
-        commands,
-        "dm",
-        "Distribution matching: synthetic images get the mean features of the real ones.",
-        examples=[
-            "gsd-distill dm --data cifar10 --ipc 1 --time-limit 45m -o c10.gsd",
-            "gsd-distill dm --data folder/ --bytes 200000 --images-per-class 50 --iterations 500 -o small.gsd",
-            "gsd-distill dm --data cifar10 --ipc 1 --networks random --choose random -o published.gsd",
-        ],
-        notes="The finished file weighs 98 to 100 % of the budget, never more. A time limit also covers the first fit, but "
-        "does not cut\nit short; --iterations with the number of steps that a limited run made gives the same bytes.",
-    )
-    cli.common_data_options(dm)
-    set_options(dm)
-    group = method_options(dm, iterations=4000)
-    class_options(group)
-    network_options(group)
-    cli.common_run_options(dm)
+    _dm(commands)
+    _dc(commands)
     return parser
 
 

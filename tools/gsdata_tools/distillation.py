@@ -19,6 +19,7 @@ from gsdata.budget import Plan, default_bits, ipc_bytes
 from gsdata.quantize import Codes
 from gsdata.recipe import Recipe
 from gsdata_tools import cli, networks, sources
+from gsdata_tools.dc import GradientMatching
 from gsdata_tools.distill_plan import (
     channel_statistics,
     empty_codes,
@@ -49,7 +50,7 @@ PILOT_IMAGES = 96
 _TRAININGS = 1  # what random networks of this module are drawn for; those of steps have 0
 LR, MOMENTUM, WEIGHT_DECAY, BATCH, EPOCHS = 0.01, 0.9, 5e-4, 256, 1000
 """The recipe that files name: the published one for testing distilled sets (GSDD, arXiv:2509.26219)."""
-METHODS: dict[str, type[Method]] = {"dm": DistributionMatching}
+METHODS: dict[str, type[Method]] = {"dc": GradientMatching, "dm": DistributionMatching}
 """The loss of each verb."""
 
 

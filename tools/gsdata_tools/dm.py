@@ -110,7 +110,7 @@ def dm_step(
         estimated bits of an image, the mean over those of this step.
     """
     classes = classes_of(iteration, len(real.members), options.classes_per_step)
-    chosen = [_synthetic_of(c, iteration, labels, options) for c in classes]
+    chosen = [synthetic_of(c, iteration, labels, options.batch_syn, options.seed) for c in classes]
     sizes = [len(c) for c in chosen]
     indices = np.concatenate(chosen)
     rows = parameters.rows(indices)
@@ -141,10 +141,10 @@ def dm_step(
     return descend(loss, parts, parameters, indices, rows, leaves, adam, options, coding)
 
 
-def _synthetic_of(label: int, iteration: int, labels: NDArray[np.int64], options: DmOptions) -> NDArray[np.int64]:
-    """Synthetic images of a class that one step renders, ascending."""
+def synthetic_of(label: int, iteration: int, labels: NDArray[np.int64], most: int, seed: int) -> NDArray[np.int64]:
+    """Synthetic images of a class that one step renders, ascending: all, or a random ``most`` where that is not 0."""
     members = np.flatnonzero(labels == label)
-    if 0 < options.batch_syn < len(members):
-        draws = rng(options.seed, "dm-synthetic", iteration, label)
-        members = np.sort(draws.permutation(members)[: options.batch_syn])
+    if 0 < most < len(members):
+        draws = rng(seed, "dm-synthetic", iteration, label)
+        members = np.sort(draws.permutation(members)[:most])
     return members
