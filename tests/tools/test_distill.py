@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import gsdata
-from gsdata_tools import dc, distill_plan, distillation, distilling
+from gsdata_tools import dc, distill_plan, distillation, distilling, monitors
 from gsdata_tools.distill import main
 
 ROOTS = os.pathsep.join(str(Path(__file__).parents[2] / folder) for folder in (".", "tools"))
@@ -32,6 +32,8 @@ FAST = [
     "--quiet",
 ]
 BUDGET = 4000
+ESCAPING = ("--no-clamp", "--boundary", "0", "--lr", "60")
+"""Steps so large that Gaussians leave the image."""
 
 
 @pytest.fixture(autouse=True)
@@ -108,6 +110,7 @@ def test_a_time_limit_stores_what_that_many_iterations_make(data, tmp_path, monk
     [
         ("dm", ("--networks", "random")),
         ("dm", ("--networks", "trained", "--rate-weight", "0.02")),
+        ("dm", ("--networks", "random", "--recycle", *ESCAPING)),
         ("dc", ("--outer-loop", "4", "--micro-batch", "3")),
         ("dc", ("--networks", "trained", "--outer-loop", "2", "--inner-loop", "2")),
     ],
@@ -115,6 +118,7 @@ def test_a_time_limit_stores_what_that_many_iterations_make(data, tmp_path, monk
 def test_a_stopped_run_resumes_to_the_same_bytes(data, tmp_path, monkeypatch, capsys, method, options):
     run = partial(dm, data, method=method)
     monkeypatch.setattr(distillation, "WEIGH_EVERY", 2)
+    monkeypatch.setattr(monitors, "EVERY", 2)
     assert run(tmp_path / "whole.gsd", *options) == 0
     step = distillation.Distillation.step
 
@@ -134,8 +138,10 @@ def test_a_stopped_run_resumes_to_the_same_bytes(data, tmp_path, monkeypatch, ca
     monkeypatch.setattr(distillation, "pretrain", lambda *a, **k: pytest.fail("networks are in the checkpoint"))
     assert run(out, *options, "--resume") == 0
     assert out.read_bytes() == (tmp_path / "whole.gsd").read_bytes()
-    log = json.loads((tmp_path / "parts.json").read_text())["log"]
-    assert log == json.loads((tmp_path / "whole.json").read_text())["log"]
+    parts, whole = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("parts", "whole"))
+    assert parts["log"] == whole["log"]
+    assert parts["monitors"] == whole["monitors"]
+    assert [entry["iteration"] for entry in whole["monitors"]] == [0, 2, 4, 6]
 
 
 @pytest.mark.parametrize("init", ["real", "warmup", "random"])
@@ -171,6 +177,37 @@ def test_a_network_is_matched_for_an_outer_loop(data, tmp_path, monkeypatch, out
     matched.clear()
     assert dm(data, tmp_path / "y.gsd", *options[:2], *options[4:], iterations=4, method="dc") == 0
     assert len({id(network) for network in matched}) == networks
+
+
+def test_failures_are_counted_warned_of_and_drawn(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(monitors, "EVERY", 4)
+    assert dm(data, tmp_path / "kept.gsd", "--networks", "random", "--choose", "random", *ESCAPING, iterations=8) == 0
+    found = json.loads((tmp_path / "kept.json").read_text())["monitors"]
+    assert [entry["iteration"] for entry in found] == [0, 4, 8]
+    assert found[0]["escaped"] == 0
+    assert found[-1]["escaped"] > 0.02 * found[-1]["gaussians"]
+    assert "from 0 to" in (told := capsys.readouterr().err)
+    assert "escaped" in told
+    assert "--recycle" in told
+    assert (tmp_path / "kept.monitors.png").read_bytes()[:4] == b"\x89PNG"
+
+    options = ("--networks", "random", "--choose", "random", "--recycle", *ESCAPING)
+    assert dm(data, tmp_path / "again.gsd", *options, iterations=8) == 0
+    recycled = json.loads((tmp_path / "again.json").read_text())["monitors"]
+    assert recycled[1]["escaped"] <= recycled[1]["recycled"]
+    with gsdata.open(tmp_path / "again.gsd") as file:
+        assert " --recycle " in file.provenance["command"]
+    with gsdata.open(tmp_path / "kept.gsd") as file:
+        assert "recycle" not in file.provenance["command"]
+
+
+def test_without_matplotlib_the_counts_are_not_drawn_and_a_line_says_so(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(monitors, "EVERY", 2)
+    monkeypatch.setattr(distilling, "draw", lambda history, path: False)
+    options = ["dm", "--data", str(data), "--bytes", str(BUDGET), "--iterations", "2", "-o", str(tmp_path / "x.gsd")]
+    assert main([*options, "--choose", "random", *(word for word in FAST if word != "--quiet")]) == 0
+    assert capsys.readouterr().err.count("matplotlib is not installed") == 1
+    assert not (tmp_path / "x.monitors.png").exists()
 
 
 def test_a_rate_weight_is_logged_recorded_and_buys_gaussians(data, tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ import argparse
 from gsdata_tools import cli
 
 STRATEGY = "dsa:color_crop_cutout_flip_scale_rotate"
+OUTPUT = "the .gsd to write; beside it X.png, X.json, X.monitors.png (with matplotlib), and X.ckpt/ until it is done"
 NOTES = """The finished file weighs 98 to 100 % of the budget, never more. A time limit also covers the first fit, but does not
 cut it short; --iterations with the number of steps that a limited run made gives the same bytes."""
 DC_NOTES = """The published loop is --batch-real 256 --batch-syn 0 --classes-per-step 0, and --outer-loop 1 for one image per class, --outer-loop 10
@@ -95,6 +96,11 @@ def method_options(parser: argparse.ArgumentParser, *, iterations: int) -> argpa
     )
     group.add_argument("--no-clamp", action="store_true", help="let positions leave the image")
     group.add_argument(
+        "--recycle",
+        action="store_true",
+        help="every 100 steps, take out Gaussians that left the image, get no gradient or show no longer, and split as many others",
+    )
+    group.add_argument(
         "--pretrain",
         type=cli.positive_int,
         nargs=2,
@@ -156,7 +162,7 @@ def _dm(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="weight of the trained networks' cross-entropy on the synthetic images; 0 for none, as published "
         "(default: 5, and 0 with --networks random)",
     )
-    cli.common_run_options(parser)
+    cli.common_run_options(parser, output_help=OUTPUT)
 
 
 def _dc(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -195,7 +201,7 @@ def _dc(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         metavar="N",
         help="epochs that a network is trained on the synthetic set between two of its steps",
     )
-    cli.common_run_options(parser)
+    cli.common_run_options(parser, output_help=OUTPUT)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -56,14 +56,17 @@ def resolved_text(options: dict[str, Any]) -> str:
     The recipe names the network and the augmentation; budget, images and Gaussians can be read from the file.
     """
     said = {name: value for name, value in options.items() if value is not None and name not in ("augment", "model")}
-    if not options["rate_weight"]:
-        del said["rate_weight"]
+    for name in ("rate_weight", "recycle"):
+        if not options[name]:
+            del said[name]
     words = []
     for name in sorted(said):
         value = said[name]
         dashed = name.replace("_", "-")
         if name == "clamp":
             words += [] if value else ["--no-clamp"]
+        elif name == "recycle":
+            words.append("--recycle")
         elif name == "pretrain":
             words.append(f"--{dashed} {value[0]} {value[1]}")
         elif name == "bits":

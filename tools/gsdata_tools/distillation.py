@@ -18,7 +18,7 @@ from gsdata.augment import operations
 from gsdata.budget import Plan, default_bits, ipc_bytes
 from gsdata.quantize import Codes
 from gsdata.recipe import Recipe
-from gsdata_tools import cli, networks, sources
+from gsdata_tools import cli, monitors, networks, sources
 from gsdata_tools.dc import GradientMatching
 from gsdata_tools.distill_plan import (
     channel_statistics,
@@ -62,6 +62,7 @@ class Distillation:
         labels: (B,) class of each synthetic image, ascending.
         budget: bytes that the file may weigh.
         log: one entry per step: its number and losses.
+        monitors: counts of failed Gaussians, at the start and every ``monitors.EVERY`` steps.
     """
 
     def __init__(self, arguments: argparse.Namespace) -> None:
@@ -101,6 +102,7 @@ class Distillation:
         self.network()  # an unknown model, or images too small for it, are refused before anything is computed
         self.iteration = 0
         self.log: list[dict[str, float]] = []
+        self.monitors: list[dict[str, int]] = []
         self.pool: list[networks.ConvNet] = []
         self.coding: RateModel | None = None
         self.parameters: LearnableSet
@@ -142,10 +144,12 @@ class Distillation:
             self.adam.load_state({k[5:]: v for k, v in tensors.items() if k.startswith("adam.")}, self.device)
             self.method.load_state({k[7:]: v for k, v in tensors.items() if k.startswith("method.")})
             self.iteration, self.log = int(meta["iteration"]), list(meta["log"])
+            self.monitors = list(meta["monitors"])
             if "rate.shape" in arrays:
                 self.coding = RateModel(arrays["rate.shape"], arrays["rate.colors"], float(arrays["rate.position"]))
         else:
             self.fill(*FILL)
+            self._monitor()
             self.save(checkpoint)
 
     def save(self, checkpoint: cli.Checkpoint) -> None:
@@ -153,7 +157,8 @@ class Distillation:
         state = {f"set.{k}": v for k, v in self.parameters.state().items()}
         state |= {f"adam.{k}": v for k, v in self.adam.state().items()}
         state |= {f"method.{k}": v for k, v in self.method.state().items()}
-        meta = {"iteration": self.iteration, "log": self.log, "threads": torch.get_num_threads()}
+        meta = {"iteration": self.iteration, "log": self.log, "monitors": self.monitors}
+        meta |= {"threads": torch.get_num_threads()}
         arrays = {name: value.cpu().numpy() for name, value in state.items()}
         if self.coding:
             arrays |= {f"rate.{name}": np.asarray(value) for name, value in vars(self.coding).items()}
@@ -172,7 +177,18 @@ class Distillation:
             )
         self.iteration += 1
         self.log.append({"iteration": self.iteration} | {k: float(f"{v:.6g}") for k, v in losses.items()})
+        if self.iteration % monitors.EVERY == 0:
+            self._monitor()
         return losses
+
+    def _monitor(self) -> None:
+        """Count failed Gaussians, warn if they become more, and re-seed dead ones where that is wanted."""
+        health = monitors.examine(self.parameters, self.adam)
+        self.monitors.append({"iteration": self.iteration} | health.counts())
+        if line := monitors.warning(self.monitors, self.options["recycle"]):
+            cli.note(line)
+        if self.options["recycle"]:
+            self.monitors[-1]["recycled"] = monitors.recycle(self.parameters, self.adam, health.dead)
 
     def file(self, codes: Codes | None = None, labels: NDArray[np.int64] | None = None) -> bytes:
         """The file that the set would make now, or that other codes and labels would."""

@@ -22,6 +22,7 @@ import gsdata
 from gsdata.errors import BudgetError
 from gsdata_tools import cli
 from gsdata_tools.distillation import Distillation
+from gsdata_tools.monitors import draw
 from gsdata_tools.preview import preview_file
 
 LOWEST_FILL = 0.98
@@ -37,7 +38,8 @@ def distill(arguments: argparse.Namespace) -> int:
     """
     begun = time.monotonic()
     deadline = cli.Deadline(arguments.time_limit)
-    output = cli.check_output(arguments.output, arguments.force, arguments.resume)
+    companions = (".png", ".json", ".monitors.png")
+    output = cli.check_output(arguments.output, arguments.force, arguments.resume, companions=companions)
     run = Distillation(arguments)
     identity = run.options | {"source": run.data.digest, "budget": run.budget, "method": arguments.method}
     checkpoint = cli.Checkpoint(output.ckpt, identity, resume=output.resuming)
@@ -59,6 +61,10 @@ def distill(arguments: argparse.Namespace) -> int:
     report = _report(run, data, time.monotonic() - begun)
     cli.atomic_write(output.json, (json.dumps(report | {"log": run.log}, indent=1) + "\n").encode())
     preview_file(gsdata.open(data), output.png)
+    drawing = output.gsd.with_suffix(".monitors.png")
+    drawing.unlink(missing_ok=True)
+    if len(run.monitors) > 1 and not draw(run.monitors, drawing) and not arguments.quiet:
+        cli.note(f"{drawing.name} is not drawn: matplotlib is not installed; the counts are in {output.json.name}")
     checkpoint.delete()
     if not arguments.quiet:
         cli.note(f"{output.gsd}: {len(data):,} bytes, {100 * len(data) / run.budget:.2f} % of the budget")
@@ -121,6 +127,7 @@ def _report(run: Distillation, data: bytes, seconds: float) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "sha256": file.sha256,
         "options": run.options,
+        "monitors": run.monitors,
         "last": run.log[-1] if run.log else {},
     }
 

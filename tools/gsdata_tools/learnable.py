@@ -231,21 +231,31 @@ def prune(parameters: LearnableSet, adam: RowAdam, number: int, least: int = 1) 
         How many were dropped (fewer than asked where images are down to ``least``).
     """
     importance = parameters.importance()
+    candidates = np.flatnonzero(ranks(parameters) >= least)
+    dropped = candidates[np.argsort(importance[candidates], kind="stable")[:number]]
+    drop(parameters, adam, dropped)
+    return len(dropped)
+
+
+def ranks(parameters: LearnableSet) -> NDArray[np.int64]:
+    """(G,) place of each Gaussian in its own image, 0 for the most important one."""
     image = np.repeat(np.arange(len(parameters.counts)), parameters.counts)
-    # Rank inside each image, the most important first: the first ``least`` are out of reach.
-    within = np.lexsort((-importance, image))
+    within = np.lexsort((-parameters.importance(), image))
     starts = np.cumsum(parameters.counts) - parameters.counts
     rank = np.empty(len(image), np.int64)
     rank[within] = np.arange(len(image)) - np.repeat(starts, parameters.counts)
-    candidates = np.flatnonzero(rank >= least)
-    dropped = candidates[np.argsort(importance[candidates], kind="stable")[:number]]
+    return rank
+
+
+def drop(parameters: LearnableSet, adam: RowAdam, dropped: NDArray[np.int64]) -> None:
+    """Take Gaussians out of the set, by their row numbers; the optimiser follows."""
+    image = np.repeat(np.arange(len(parameters.counts)), parameters.counts)
     keep = np.setdiff1d(np.arange(len(image)), dropped)
     rows = torch.from_numpy(keep).to(parameters.device)
     for name in parameters.ATTRIBUTES:
         setattr(parameters, name, getattr(parameters, name)[rows])
     parameters.counts = parameters.counts - np.bincount(image[dropped], minlength=len(parameters.counts))
     adam.take(rows, torch.zeros(len(keep), dtype=torch.bool, device=parameters.device))
-    return len(dropped)
 
 
 def split(parameters: LearnableSet, adam: RowAdam, number: int) -> int:
