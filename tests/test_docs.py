@@ -90,7 +90,7 @@ def help_of(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
 
 
 def test_every_option_that_a_document_names_exists(monkeypatch, capsys):
-    verbs = [("gsd-distill", "dm")]
+    verbs = [("gsd-distill", "dm"), ("gsd-distill", "dc")]
     texts = [help_of(name, monkeypatch, capsys) for name in COMMANDS]
     texts += [help_of(name, monkeypatch, capsys, *verb) for name, *verb in verbs]
     texts += [script.read_text() for script in (ROOT / "benchmarks").glob("*.py")]

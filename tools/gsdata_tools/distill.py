@@ -1,7 +1,7 @@
 """``gsd-distill``: a large training set into a small ``.gsd`` that still trains a good network, under a byte budget.
 
-Each method is a verb with a module of its own (``dm``: distribution matching, ``dm.py``; ``dc``: gradient matching, ``dc.py``). What they share is here and in
-``distilling.py``: the budget, the first set, checkpoints, and closing the file.
+Each method is a verb with a module of its own (``dm``: distribution matching, ``dm.py``; ``dc``: gradient matching,
+``dc.py``). What they share is here and in ``distilling.py``: the budget, the first set, checkpoints, and closing the file.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ STRATEGY = "dsa:color_crop_cutout_flip_scale_rotate"
 OUTPUT = "the .gsd to write; beside it X.png, X.json, X.monitors.png (with matplotlib), and X.ckpt/ until it is done"
 NOTES = """The finished file weighs 98 to 100 % of the budget, never more. A time limit also covers the first fit, but does not
 cut it short; --iterations with the number of steps that a limited run made gives the same bytes."""
-DC_NOTES = """The published loop is --batch-real 256 --batch-syn 0 --classes-per-step 0, and --outer-loop 1 for one image per class, --outer-loop 10
---inner-loop 50 for ten. The defaults are a first choice for a CPU: a gradient of a gradient costs several times what a
-step of dm costs.
+DC_NOTES = """The published settings are --batch-real 256 --batch-syn 0 --classes-per-step 0, with --outer-loop 1 for one image per
+class, and --outer-loop 10 --inner-loop 50 for ten. The defaults are a first choice for a CPU: a gradient of a gradient
+costs several times what a step of dm costs.
 
 """
 
@@ -178,6 +178,7 @@ def _dc(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     cli.common_data_options(parser)
     set_options(parser)
+    parser.set_defaults(choose="random")
     group = method_options(parser, iterations=500)
     class_options(group, batch_real=128, batch_syn=20, networks="random")
     group.add_argument(
