@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 import gsdata
 from gsdata_tools.draws import rng
+from gsdata_tools.source_images import resize_all
 from gsdata_tools.sources import choose
 from gsdata_tools.train import TrainingSet
 from gsdata_tools.usage import UsageError
@@ -93,12 +94,24 @@ class Drawn:
         indices: (n,) which images of the pool they are.
         bytes_total: what is charged, never above the budget.
         labels_bytes: the labels' part of it (0 where they are inside a ``.gsd``).
+        gaussians: what ``random-gsd`` decodes to; None for codecs of pixels.
     """
 
     data: TrainingSet
     indices: NDArray[np.int64]
     bytes_total: int
     labels_bytes: int
+    gaussians: gsdata.Gaussians | None = None
+
+    def at(self, size: tuple[int, int]) -> TrainingSet:
+        """The set at another size: Gaussians are rendered there, pixels are resized as real images are."""
+        if tuple(self.data.images.shape[2:]) == size:
+            return self.data
+        if self.gaussians is not None:
+            rendered = np.asarray(gsdata.render(self.gaussians, size))
+            return TrainingSet(torch.from_numpy(rendered), self.data.labels)
+        pixels = (self.data.images * 255.0).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        return TrainingSet.from_uint8(resize_all(np.ascontiguousarray(pixels), size), self.data.labels.numpy())
 
 
 @dataclass(frozen=True)
@@ -250,10 +263,11 @@ def _draw_gsd(gaussians: int, pool: Pool, order: NDArray[np.int64], budget: int,
     if images == 0:
         raise UsageError(f"--baselines random-gsd: not one image fits into {budget:,} bytes")
     kept = codes.select(np.arange(images))
-    rendered = np.asarray(gsdata.render(kept.dequantize()))
+    decoded = kept.dequantize()
+    rendered = np.asarray(gsdata.render(decoded))
     indices = chosen[:images]
     data = TrainingSet(torch.from_numpy(rendered), torch.from_numpy(pool.labels[indices].astype(np.int64)))
-    return Drawn(data, indices, weigh(images), 0)
+    return Drawn(data, indices, weigh(images), 0, decoded)
 
 
 def _estimate(gaussians: int, pool: Pool, order: NDArray[np.int64], budget: int, seed: int) -> int:

@@ -13,7 +13,7 @@ from gsdata_tools.usage import UsageError
 if TYPE_CHECKING:
     import gsdata
     from gsdata_tools.evaluation import Plan
-    from gsdata_tools.sources import ImageSet
+    from gsdata_tools.evaluation_data import Real
 
 _NOTES = """what is measured:
   A fresh network is trained on the images of the file and tested on real images that it never saw; once per seed. Each of
@@ -21,9 +21,17 @@ _NOTES = """what is measured:
   Gaussians (gsd-encode), webp and jpeg with those codecs. Their quality is searched on held-out training images.
   All sets are trained alike: same steps, batch size, augmentation and learning rate.
 
+networks (--model NAME[,NAME...]):
+  ConvNet-D1 to ConvNet-D8, AlexNet, VGG11, ResNet18, ViT: the forms of papers on dataset distillation, with instance norm
+
 protocols:
-  fast   300 steps of 128 images, cosine schedule: about a minute a run on two cores
-  gsdd   1,000 epochs in batches of 256, rate 0.01, a tenth of it after half: hours; the cost is stated first"""
+  fast   300 steps of 128 images, cosine schedule: about a minute a run of ConvNet-D3 on two cores
+  gsdd   1,000 epochs in batches of 256, rate 0.01 or the file's, a tenth of it after half; other networks than ConvNets by
+         Adam with a cosine schedule: hours; the cost is stated first
+
+choosing without the test images:
+  --split held-out tests on a tenth of the training split: for choosing among files, options or iterations of a distillation.
+  --checkpoints N keeps N states of each training and tests the one that recognises most of those images."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -34,6 +42,8 @@ def build_parser() -> argparse.ArgumentParser:
         examples=(
             "gsd-eval c10.gsd --data cifar10",
             "gsd-eval c10.gsd --data cifar10 --seeds 3 --baselines random-gsd,webp,jpeg --json -o c10-eval.json",
+            "gsd-eval c10.gsd --data cifar10 --model ConvNet-D3,AlexNet,VGG11,ResNet18 --sizes 32,64",
+            "gsd-eval c10.gsd --data cifar10 --export c10-ddranking",
         ),
         notes=_NOTES,
     )
@@ -48,7 +58,18 @@ def build_parser() -> argparse.ArgumentParser:
     )
     group.add_argument("--protocol", default="fast", choices=("fast", "gsdd"), help="how networks are trained")
     group.add_argument(
-        "--model", metavar="NAME", help="ConvNet-D1 to ConvNet-D8 (default: the file's, else ConvNet-D3)"
+        "--model", metavar="LIST", help="networks, comma-separated (default: the file's, else ConvNet-D3)"
+    )
+    group.add_argument(
+        "--sizes",
+        type=_sizes,
+        metavar="LIST",
+        help="render the file and resize real images to each of these sizes, such as 32,64 (default: the file's own)",
+    )
+    group.add_argument(
+        "--labels",
+        choices=("soft", "hard"),
+        help="what images are trained with (default: soft where the file has them)",
     )
     group.add_argument("--steps", type=cli.positive_int, metavar="N", help="train N steps instead of the protocol's")
     group.add_argument(
@@ -56,9 +77,30 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="OPS",
         help="operations of the augmentation joined by _, such as crop_flip, or none (default: the file's, else all)",
     )
+    group.add_argument(
+        "--lr", type=cli.positive_float, metavar="X", help="learning rate instead of the protocol's, for every network"
+    )
+    group.add_argument(
+        "--checkpoints",
+        type=cli.positive_int,
+        default=1,
+        metavar="N",
+        help="of N evenly spaced states of each training, test the one that is best on held-out training images",
+    )
+    group.add_argument(
+        "--export",
+        type=Path,
+        metavar="DIR",
+        help="train nothing: write images.pt, labels.pt and lr.pt, which DD-Ranking reads, and export.json to DIR",
+    )
     run = cli.common_run_options(parser, output=False)
     run.add_argument("-o", "--output", type=Path, metavar="OUT.json", help="write the JSON object there too")
     return parser
+
+
+def _sizes(text: str) -> tuple[tuple[int, int], ...]:
+    sides = [cli.image_size(part) for part in text.split(",")]
+    return tuple(dict.fromkeys((side, side) if isinstance(side, int) else side for side in sides))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -76,46 +118,44 @@ def _main(argv: list[str]) -> int:
     bytes_total = arguments.file.stat().st_size
     with gsdata.open(arguments.file) as file:
         file.verify()
+        if file.label_kind == "none" or len(file) == 0:
+            raise UsageError(f"{file.path}: it has no {'labels' if len(file) else 'images'} to train on")
+        if arguments.export is not None:
+            return _export(file, arguments)
         return _evaluate(file, bytes_total, arguments, folder, deadline)
 
 
 def _evaluate(
     file: gsdata.GsdFile, bytes_total: int, arguments: argparse.Namespace, folder: Path, deadline: cli.Deadline
 ) -> int:
-    from gsdata_tools import sources
-    from gsdata_tools.baselines import Pool
+    from gsdata_tools import evaluation_data
     from gsdata_tools.evaluation import Evaluation
+    from gsdata_tools.evaluation_report import report, table
+    from gsdata_tools.printing import show
 
-    if file.label_kind == "none" or len(file) == 0:
-        raise UsageError(f"{file.path}: it has no {'labels' if len(file) else 'images'} to train on")
     plan = _plan(file, arguments)
-    test = sources.load(
-        arguments.data,
+    real = evaluation_data.load(
+        file,
+        arguments.sizes,
+        data=arguments.data,
         split=arguments.split,
         limit=arguments.limit,
         size=arguments.size,
-        balanced_seed=arguments.seed if arguments.limit else None,
+        seed=arguments.seed,
+        need_pool=bool(plan.baselines) or plan.checkpoints > 1,
     )
-    _check_match(file, test)
-    pool = None
-    if plan.baselines:
-        real = sources.load(arguments.data, split="train", size=arguments.size)
-        if real.split == test.split:
-            raise UsageError(f"--baselines draw from split {real.split}, so another --split must be tested on")
-        _check_match(file, real)
-        pool = Pool.of(real.images, real.labels, len(real.classes), arguments.seed)
-    options = _options(file, arguments, plan, test)
-    checkpoint = cli.Checkpoint(folder, options, resume=arguments.resume)
-    evaluation = Evaluation(file, bytes_total, test, pool, plan, checkpoint, deadline, arguments.quiet)
+    checkpoint = cli.Checkpoint(folder, _options(file, arguments, plan, real), resume=arguments.resume)
+    evaluation = Evaluation(file, bytes_total, real, plan, checkpoint, deadline, arguments.quiet)
     if arguments.protocol == "gsdd" and not arguments.quiet:
         cli.note(evaluation.cost())
     try:
-        result = evaluation.run()
+        evaluation.run()
     except KeyboardInterrupt:
         if arguments.output is not None or not checkpoint.names():
             raise
         cli.note(f"stopped; finished runs are in {folder}: the same command with --resume continues")
         return 130
+    result = report(evaluation)
     if arguments.output is not None:
         text = json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
         cli.atomic_write(arguments.output, text.encode())
@@ -128,49 +168,96 @@ def _evaluate(
     if arguments.json:
         cli.write_json(result)
     else:
-        _show(result)
+        show(table(result))
     return 0
 
 
 def _plan(file: gsdata.GsdFile, arguments: argparse.Namespace) -> Plan:
-    from gsdata_tools import networks
+    from gsdata_tools import models, networks
     from gsdata_tools.baselines import check_names
-    from gsdata_tools.evaluation import Plan, normalization_of
-    from gsdata_tools.train import choose_protocol
+    from gsdata_tools.evaluation import Case, Plan
+    from gsdata_tools.evaluation_data import normalization_of
+    from gsdata_tools.train import choose_protocol, for_network
 
-    model = networks.canonical_name(arguments.model or file.recipe.model or networks.DEFAULT_MODEL)
-    networks.build(model, file.channels, file.class_count, file.size, seed=0)  # refused now rather than after loading
+    if file.recipe.zca is not None:
+        raise UsageError(f"{file.path}: its recipe asks for ZCA whitening, which gsd-eval does not do yet")
+    if arguments.labels == "soft" and file.label_kind != "soft":
+        raise UsageError(f"--labels soft: {file.path} has {file.label_kind} labels only")
+    sizes = arguments.sizes or (file.size,)
+    for size in sizes:
+        if size[0] * file.size[1] != size[1] * file.size[0]:
+            raise UsageError(
+                f"--sizes {size[0]}x{size[1]}: {file.path} holds images of {file.size[0]}x{file.size[1]}, and a size must "
+                "keep their proportions"
+            )
     augment = file.recipe.augment if arguments.augment is None else arguments.augment
+    learned = file.recipe.lr if arguments.protocol == "gsdd" else None
+    protocol = choose_protocol(arguments.protocol, augment=augment, steps=arguments.steps, lr=learned)
+    cases = []
+    for model in models.canonical_names(arguments.model or file.recipe.model or networks.DEFAULT_MODEL):
+        for size in sizes:  # what cannot be built is refused now rather than after loading
+            count = models.parameter_count(models.build(model, file.channels, file.class_count, size, seed=0))
+            cases.append(Case(model, size, count, for_network(protocol, model, lr=arguments.lr)))
     return Plan(
-        protocol=choose_protocol(arguments.protocol, augment=augment, steps=arguments.steps),
-        model=model,
+        cases=tuple(cases),
         seeds=tuple(range(arguments.seed, arguments.seed + arguments.seeds)),
         baselines=check_names(arguments.baselines, file.channels),
         normalization=normalization_of(file),
         device=cli.resolve_device(arguments.device),
+        labels=arguments.labels or file.label_kind,
+        checkpoints=arguments.checkpoints,
     )
 
 
-def _options(file: gsdata.GsdFile, arguments: argparse.Namespace, plan: Plan, test: ImageSet) -> dict[str, Any]:
-    """What decides the results of single runs; more seeds or baselines may be asked for when resuming."""
+def _options(file: gsdata.GsdFile, arguments: argparse.Namespace, plan: Plan, real: Real) -> dict[str, Any]:
+    """What decides the results of single runs; more seeds, baselines, networks or further sizes may be asked for when resuming."""
+    test = next(iter(real.tests.values()))
     return {
         "file": file.sha256,
         "data": arguments.data,
         "split": test.split,
         "test": test.digest,
         "seed": arguments.seed,
-        "protocol": plan.protocol.name,
-        "steps": plan.protocol.steps,
-        "augment": plan.protocol.augment,
-        "model": plan.model,
+        "protocol": arguments.protocol,
+        "steps": plan.cases[0].protocol.steps,
+        "lr": arguments.lr,
+        "augment": plan.cases[0].protocol.augment,
+        "labels": plan.labels,
+        "checkpoints": plan.checkpoints,
         "device": plan.device,
     }
+
+
+def _export(file: gsdata.GsdFile, arguments: argparse.Namespace) -> int:
+    """``--export``: the set as tensors."""
+    from gsdata_tools import ddranking
+    from gsdata_tools.evaluation_data import normalization_of
+    from gsdata_tools.train import PROTOCOLS
+
+    sizes = arguments.sizes or (file.size,)
+    if len(sizes) > 1:
+        raise UsageError("--export writes one size: give one in --sizes")
+    said = ddranking.export(
+        file,
+        arguments.export,
+        normalization=ddranking.NORMALIZATIONS.get(arguments.data) or normalization_of(file),
+        lr=arguments.lr or file.recipe.lr or PROTOCOLS["gsdd"].lr,
+        size=sizes[0],
+    )
+    if arguments.json:
+        cli.write_json(said)
+    else:
+        cli.note(f"wrote images.pt, labels.pt, lr.pt and export.json to {arguments.export}")
+    return 0
 
 
 def _check_paths(arguments: argparse.Namespace) -> Path:
     """Refuse before any work what could not be written after it; returns the folder of the checkpoint."""
     if not arguments.file.is_file():
         raise UsageError(f"{arguments.file}: there is no such file")
+    if arguments.export is not None:
+        _check_export(arguments.export, arguments.force)
+        return Path()
     output: Path | None = arguments.output
     folder = arguments.file.with_suffix(".eval.ckpt") if output is None else output.with_suffix(".ckpt")
     if output is not None:
@@ -185,62 +272,13 @@ def _check_paths(arguments: argparse.Namespace) -> Path:
     return folder
 
 
-def _check_match(file: gsdata.GsdFile, real: ImageSet) -> None:
-    """Refuse real images whose classes, channels or size are not the file's."""
-    where = f"{real.name} {real.split}"
-    height, width, channels = real.images.shape[1:]
-    if channels != file.channels:
-        raise UsageError(f"{where} has {channels} channels, {file.path} has {file.channels}: test on other --data")
-    if (height, width) != file.size:
-        raise UsageError(
-            f"{where} has images of {height}x{width} pixels, {file.path} of {file.size[0]}x{file.size[1]}: "
-            f"give --size {file.size[0]}x{file.size[1]}, or other --data"
-        )
-    if not real.classes or int(real.labels.min()) < 0:
-        raise UsageError(f"{where} has images without labels: there is nothing to test against")
-    if len(real.classes) != file.class_count:
-        raise UsageError(
-            f"{where} has {len(real.classes)} classes, {file.path} has {file.class_count}: not the same data"
-        )
-    for index, (theirs, ours) in enumerate(zip(real.classes, file.classes, strict=False)):
-        if theirs != ours:
-            raise UsageError(f"class {index} is {theirs!r} in {where}, but {ours!r} in {file.path}: not the same data")
-
-
-def _show(result: dict[str, Any]) -> None:
-    """The result as a small table on standard output."""
-    from gsdata_tools.printing import printable, show
-
-    test, protocol = result["test"], result["protocol"]
-    title = (
-        f"{printable(result['file'])}: {result['model']}, protocol {protocol['name']} ({result['steps']:,} steps of "
-        f"{result['batch_size']}), tested on {test['images']:,} images of {printable(test['data'])} {test['split']}"
-    )
-    lines = [
-        title,
-        "",
-        f"{'trained on':24}{'bytes':>12}{'images':>9}  accuracy",
-        _row("this file", result["bytes_total"], result["images"], result["accuracy"]),
-    ]
-    for name, found in result["baselines"].items():
-        setting = next((f"{key} {found[key]}" for key in ("quality", "gaussians") if found.get(key) is not None), "")
-        lines.append(_row(f"{name} {setting}".strip(), found["bytes_total"], found["images"], found["accuracy"]))
-    several = (
-        f": mean ± sample standard deviation of {result['seeds']} seeds" if result["seeds"] > 1 else " of one seed"
-    )
-    lines += ["", f"accuracy in per cent{several}"]
-    if not result["complete"]:
-        lines.append("not complete: the time limit came first")
-    show("\n".join(lines))
-
-
-def _row(name: str, weight: int, images: int, accuracy: dict[str, Any]) -> str:
-    if accuracy["mean"] is None:
-        shown = "not measured"
-    else:
-        spread = "" if accuracy["std"] is None else f" ± {accuracy['std']:.2f}"
-        shown = f"{accuracy['mean']:.2f}{spread}"
-    return f"{name:24}{weight:>12,}{images:>9,}  {shown}"
+def _check_export(folder: Path, force: bool) -> None:
+    if not folder.parent.is_dir():
+        raise UsageError(f"--export {folder}: there is no folder {folder.parent}; make it first")
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--export {folder} is a file; name a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not force:
+        raise UsageError(f"--export {folder} is not empty; --force overwrites what is there")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
 """The runs behind ``gsd-eval``: networks trained on a file and on baselines of its weight, all tested on the same images.
 
-Each finished run is a state in the checkpoint, so that an interrupted evaluation loses at most the run it was in. What a baseline
-is stored with (quality, Gaussians per image) is chosen by short trainings that are tested on held-out *training* images; the
-test images decide nothing.
+A *case* is one network at one size; everything is run in each. Each finished run is a state in the checkpoint, so that an
+interrupted evaluation loses at most the run it was in. What a baseline is stored with (quality, Gaussians per image) is chosen by
+short trainings that are tested on held-out *training* images, and so is the state of a network that is tested where several are
+kept (``checkpoints``); the test images decide nothing.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,13 @@ from numpy.typing import NDArray
 
 import gsdata
 from gsdata_tools import baselines, cli
-from gsdata_tools.baselines import Pool
-from gsdata_tools.sources import ImageSet
+from gsdata_tools.baselines import Drawn, Pool
+from gsdata_tools.evaluation_data import Real, training_set
+from gsdata_tools.selection import Selector, moments
+from gsdata_tools.source_images import resize_all
 from gsdata_tools.train import Normalization, Protocol, TrainingSet, accuracy, seconds_per_step, train
 from gsdata_tools.usage import UsageError
 
-SCHEMA = "gsd-eval/1"
 SEARCH_STEPS = (30, 200)
 """The trainings that choose a baseline's setting make a third of the steps of the file's, but within these bounds."""
 
@@ -33,40 +35,48 @@ class _TimeUp(Exception):  # noqa: N818 (it is no error: what is finished is rep
 
 
 @dataclass(frozen=True)
+class Case:
+    """One network at one size.
+
+    Attributes:
+        model: canonical name.
+        size: (H, W) that sets are rendered at and real images are resized to.
+        parameters: of the network.
+        protocol: how it is trained.
+    """
+
+    model: str
+    size: tuple[int, int]
+    parameters: int
+    protocol: Protocol
+
+    @property
+    def key(self) -> str:
+        """Its name in checkpoints."""
+        return f"{self.model}-{self.size[0]}x{self.size[1]}"
+
+
+@dataclass(frozen=True)
 class Plan:
     """What is asked for.
 
     Attributes:
-        protocol: how networks are trained.
-        model: which networks.
+        cases: all with the same number of steps and batch size; the first is the one that reports put at the top.
         seeds: one run each.
         baselines: names, as in ``baselines.NAMES``.
         normalization: the same for every set and for the test images.
         device: ``cpu`` or ``cuda``.
+        labels: ``"soft"`` or ``"hard"``: what the file's images are trained with.
+        checkpoints: states of each training among which held-out training images choose; 1 tests the last.
     """
 
-    protocol: Protocol
-    model: str
+    cases: tuple[Case, ...]
     seeds: tuple[int, ...]
     baselines: tuple[str, ...]
     normalization: Normalization
     device: str
-
-
-def training_set(file: gsdata.GsdFile) -> TrainingSet:
-    """All images of a file at its reference size, with soft labels where it has them."""
-    rendered = torch.from_numpy(np.asarray(gsdata.render(file.gaussians())))
-    soft = file.soft_labels
-    return TrainingSet(rendered, torch.from_numpy(file.labels if soft is None else soft))
-
-
-def normalization_of(file: gsdata.GsdFile) -> Normalization:
-    """What the file's recipe says, else the statistics of the file's own images."""
-    recipe = file.recipe
-    if recipe.mean is not None and recipe.std is not None and len(recipe.mean) == file.channels:
-        return Normalization(recipe.mean, recipe.std)
-    images = np.asarray(gsdata.render(file.gaussians(), dtype="uint8"))
-    return Normalization.of(images.transpose(0, 2, 3, 1))
+    labels: str = "hard"
+    checkpoints: int = 1
 
 
 class Evaluation:
@@ -74,148 +84,181 @@ class Evaluation:
 
     Args:
         file: the file under test, with labels.
-        test: images that every network is tested on.
-        pool: real training images for baselines; None without baselines.
+        bytes_total: its size, which baselines must not exceed.
+        real: images that networks are tested on, and those that baselines and choices are made from.
         plan: see ``Plan``.
         checkpoint: keeps finished runs; those that it holds are not repeated.
         deadline: no run goes on after it.
         quiet: no progress.
+
+    Attributes:
+        finished: results of runs, by name.
+        steps: of each training but those of the search.
+        search_steps: of each training of the search.
+        complete: whether all runs are finished.
     """
 
     def __init__(
         self,
         file: gsdata.GsdFile,
         bytes_total: int,
-        test: ImageSet,
-        pool: Pool | None,
+        real: Real,
         plan: Plan,
         checkpoint: cli.Checkpoint,
         deadline: cli.Deadline,
         quiet: bool = False,
     ) -> None:
-        self.file, self.bytes_total, self.test, self.pool, self.plan = file, bytes_total, test, pool, plan
+        self.file, self.bytes_total, self.real, self.plan = file, bytes_total, real, plan
         self.checkpoint, self.deadline, self.quiet = checkpoint, deadline, quiet
         self.finished: dict[str, dict[str, Any]] = {
             name: checkpoint.load(name)[1] for name in (checkpoint.names() if checkpoint.resuming else [])
         }
-        self.steps = plan.protocol.total_steps(len(file))
+        self.steps = plan.cases[0].protocol.total_steps(len(file))
         self.search_steps = min(self.steps, max(SEARCH_STEPS[0], min(SEARCH_STEPS[1], self.steps // 3)))
         self.complete = False
         self._done = 0
         self._progress: cli.Progress | None = None
+        self._drawn: tuple[tuple[str, int, int, str], Drawn] | None = None
         threads = {int(state["threads"]) for state in self.finished.values()}
         if threads:  # results depend on the thread count, so a resumed evaluation keeps the one it began with
             torch.set_num_threads(min(threads))
+
+    @property
+    def pool(self) -> Pool:
+        """Real training images; there are some wherever a plan has baselines or chooses."""
+        assert self.real.pool is not None
+        return self.real.pool
 
     def settings(self, name: str) -> tuple[int, ...]:
         """What a baseline is searched over."""
         return baselines.settings_of(name, self.file.size)
 
-    def total_steps(self) -> int:
-        """Training steps of all runs."""
+    def steps_per_case(self) -> int:
+        """Training steps of all runs of one case."""
         searches = sum(len(self.settings(name)) for name in self.plan.baselines)
         return self.steps * len(self.plan.seeds) * (1 + len(self.plan.baselines)) + self.search_steps * searches
 
     def cost(self) -> str:
-        """What the evaluation will take, measured on a few steps of training."""
-        shape = (self.file.channels, *self.file.size)
-        each = seconds_per_step(self.plan.protocol, self.plan.model, shape, self.file.class_count, self.plan.device)
-        runs = len(self.plan.seeds) * (1 + len(self.plan.baselines))
+        """What the evaluation will take, measured on a few steps of training of each network."""
+        channels, classes, device = self.file.channels, self.file.class_count, self.plan.device
+        each = [
+            seconds_per_step(case.protocol, case.model, (channels, *case.size), classes, device)
+            for case in self.plan.cases
+        ]
+        runs = len(self.plan.seeds) * (1 + len(self.plan.baselines)) * len(each)
+        times = ", ".join(
+            f"{1000 * time:.0f}" + (f" ({case.key})" if len(each) > 1 else "")
+            for time, case in zip(each, self.plan.cases, strict=True)
+        )
         return (
-            f"protocol {self.plan.protocol.name}: {runs} trainings of {self.steps:,} steps and searches, "
-            f"{self.total_steps():,} steps in all; at {1000 * each:.0f} ms a step about "
-            f"{cli.clock(each * self.total_steps())} (h:mm:ss or m:ss)"
+            f"protocol {self.plan.cases[0].protocol.name}: {runs} trainings of {self.steps:,} steps and searches, "
+            f"{self.steps_per_case() * len(each):,} steps in all; at {times} ms a step about "
+            f"{cli.clock(sum(each) * self.steps_per_case())} (h:mm:ss or m:ss)"
         )
 
-    def run(self) -> dict[str, Any]:
-        """Make all runs that are not finished yet, as far as time allows, and report.
+    def run(self) -> None:
+        """Make all runs that are not finished yet, as far as time allows.
 
         Raises:
             UsageError: the time did not suffice for a single run.
         """
-        with cli.Progress(self.total_steps(), "gsd-eval", self.quiet) as progress:
+        with cli.Progress(self.steps_per_case() * len(self.plan.cases), "gsd-eval", self.quiet) as progress:
             self._progress = progress
             try:
                 self._all_runs()
                 self.complete = True
             except _TimeUp:
                 pass
-        if not self._accuracies("file"):
+        if not self.runs(self.plan.cases[0], "file"):
             raise UsageError(
                 "--time-limit was too short: not one training finished; --resume continues with a longer one"
             )
-        return self.report()
 
     def _all_runs(self) -> None:
-        data = training_set(self.file)
-        for seed in self.plan.seeds:
-            self._one(f"file-{seed}", lambda: (data, self.bytes_total), seed)
+        for case in self.plan.cases:
+            data = training_set(self.file, case.size, self.plan.labels)
+            for seed in self.plan.seeds:
+                self._one(case, f"file-{seed}", lambda data=data: (data, self.bytes_total), seed)  # type: ignore[misc]
         for name in self.plan.baselines:
+            # Cases inside: a drawn set is kept until another is asked for, and fitting Gaussians takes longest.
             for setting in self.settings(name):
-                self._search(name, setting)
-            best = self._best(name)
-            for seed in self.plan.seeds if best is not None else ():
-                self._one(f"{name}-{seed}", self._drawing(name, int(best or 0), seed, "final"), seed)
+                for case in self.plan.cases:
+                    self._search(case, name, setting)
+            for seed in self.plan.seeds:
+                for case in self.plan.cases:
+                    best = self.best(case, name)
+                    if best is not None:
+                        self._one(case, f"{name}-{seed}", self._drawing(case, name, best, seed, "final"), seed)
 
-    def _drawing(self, name: str, setting: int, seed: int, purpose: str) -> Callable[[], tuple[TrainingSet, int]]:
+    def _drawing(
+        self, case: Case, name: str, setting: int, seed: int, purpose: str
+    ) -> Callable[[], tuple[TrainingSet, int]]:
         def make() -> tuple[TrainingSet, int]:
-            assert self.pool is not None
-            drawn = baselines.draw(name, setting, self.pool, self.bytes_total, seed, purpose)
-            return drawn.data, drawn.bytes_total
+            key = (name, setting, seed, purpose)
+            if self._drawn is None or self._drawn[0] != key:
+                self._drawn = (key, baselines.draw(name, setting, self.pool, self.bytes_total, seed, purpose))
+            drawn = self._drawn[1]
+            return drawn.at(case.size), drawn.bytes_total
 
         return make
 
-    def _search(self, name: str, setting: int) -> None:
-        assert self.pool is not None
+    def _held_out(self, size: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         chosen = self.pool.validation
+        return resize_all(self.pool.images[chosen], size), self.pool.labels[chosen]
+
+    def _search(self, case: Case, name: str, setting: int) -> None:
         seed = self.plan.seeds[0]
         try:
-            self._one(
-                f"search-{name}-{setting}",
-                self._drawing(name, setting, seed, "search"),
-                seed,
-                self.search_steps,
-                (self.pool.images[chosen], self.pool.labels[chosen]),
-            )
+            make = self._drawing(case, name, setting, seed, "search")
+            self._one(case, f"search-{name}-{setting}", make, seed, self.search_steps)
         except UsageError as error:  # not one image fits at this setting
             cli.note(str(error))
 
-    def _best(self, name: str) -> int | None:
-        found = self._searched(name)
+    def best(self, case: Case, name: str) -> int | None:
+        """The setting of a baseline that held-out images are recognised best with; None if none was searched."""
+        found = self.searched(case, name)
         return max(found, key=lambda entry: entry["validation_accuracy"])["setting"] if found else None
 
     def _one(
         self,
-        key: str,
+        case: Case,
+        name: str,
         make: Callable[[], tuple[TrainingSet, int]],
         seed: int,
-        steps: int | None = None,
-        tested: tuple[NDArray[np.uint8], NDArray[np.int64]] | None = None,
+        search_steps: int | None = None,
     ) -> None:
-        """One training and its test, unless the checkpoint has it."""
-        steps = self.steps if steps is None else steps
+        """One training and its test (of a search: on held-out images), unless the checkpoint has it."""
+        steps, key = search_steps or self.steps, f"{case.key}-{name}"
         if key not in self.finished:
             self._tick(0, run=f"preparing {key}")
             data, weight = make()
+            searching, unit, device = search_steps is not None, self.plan.normalization, self.plan.device
+            held_out = self._held_out(case.size) if searching or self.plan.checkpoints > 1 else None
+            selector = None
+            if held_out is not None and not searching:
+                selector = Selector(
+                    moments(steps, self.plan.checkpoints),
+                    lambda network: accuracy(network, *held_out, unit, device=device),
+                )
             network = train(
                 data,
-                self.plan.protocol,
-                self.plan.normalization,
-                model=self.plan.model,
+                case.protocol,
+                unit,
+                model=case.model,
                 classes=self.file.class_count,
                 seed=seed,
                 steps=steps,
-                device=self.plan.device,
+                device=device,
                 progress=lambda done, loss: self._tick(done, run=key, loss=round(loss, 3)),
+                after=selector,
             )
-            images, labels = tested or (self.test.images, self.test.labels)
-            result = accuracy(network, images, labels, self.plan.normalization, device=self.plan.device)
-            state = {
-                "accuracy": result,
-                "images": len(data),
-                "bytes_total": weight,
-                "threads": torch.get_num_threads(),
-            }
+            test = self.real.tests[case.size]
+            images, labels = held_out if searching and held_out is not None else (test.images, test.labels)
+            state: dict[str, Any] = {"images": len(data), "bytes_total": weight, "threads": torch.get_num_threads()}
+            if selector is not None:
+                selector.restore(network)
+                state |= {"step": selector.step, "validation_accuracy": selector.score}
+            state["accuracy"] = accuracy(network, images, labels, unit, device=device)
             self.checkpoint.save(key, {}, state)
             self.finished[key] = state
         self._done += steps
@@ -226,13 +269,16 @@ class Evaluation:
         if self._progress is not None:
             self._progress.update(self._done + done, **numbers)
 
-    def _accuracies(self, prefix: str) -> list[dict[str, Any]]:
-        return [self.finished[f"{prefix}-{s}"] for s in self.plan.seeds if f"{prefix}-{s}" in self.finished]
+    def runs(self, case: Case, name: str) -> list[dict[str, Any]]:
+        """Results of the finished runs of ``"file"`` or a baseline, in the order of seeds."""
+        keys = [f"{case.key}-{name}-{seed}" for seed in self.plan.seeds]
+        return [self.finished[key] for key in keys if key in self.finished]
 
-    def _searched(self, name: str) -> list[dict[str, Any]]:
+    def searched(self, case: Case, name: str) -> list[dict[str, Any]]:
+        """What the search for a baseline's setting found so far."""
         entries = []
         for setting in self.settings(name):
-            state = self.finished.get(f"search-{name}-{setting}")
+            state = self.finished.get(f"{case.key}-search-{name}-{setting}")
             if state is not None:
                 entries.append(
                     {
@@ -243,54 +289,6 @@ class Evaluation:
                     }
                 )
         return entries
-
-    def report(self) -> dict[str, Any]:
-        """The finished runs, as the JSON object that ``gsd-eval`` prints."""
-        protocol = self.plan.protocol
-        return {
-            "schema": SCHEMA,
-            "file": str(self.file.path),
-            "sha256": self.file.sha256,
-            "bytes_total": self.bytes_total,
-            "images": len(self.file),
-            "model": self.plan.model,
-            "protocol": asdict(protocol),
-            "steps": self.steps,
-            "batch_size": protocol.batch_size,
-            "epochs": round(self.steps * protocol.batch_size / len(self.file), 2),
-            "seeds": len(self.plan.seeds),
-            "seed": self.plan.seeds[0],
-            "normalization": asdict(self.plan.normalization),
-            "test": {
-                "data": self.test.name,
-                "split": self.test.split,
-                "images": len(self.test.labels),
-                "digest": self.test.digest,
-            },
-            "accuracy": summary([state["accuracy"] for state in self._accuracies("file")]),
-            "baselines": {name: self._baseline(name) for name in self.plan.baselines},
-            "complete": self.complete,
-            "device": self.plan.device,
-            "threads": torch.get_num_threads(),
-            "versions": cli.record_versions(),
-            "note": "Accuracies are per cent of the test images; std is the sample standard deviation over seeds (n - 1). "
-            f"A baseline's setting is chosen by trainings of {self.search_steps} steps, one seed, tested on "
-            f"{0 if self.pool is None else len(self.pool.validation)} held-out training images; every final run draws "
-            "new training images.",
-        }
-
-    def _baseline(self, name: str) -> dict[str, Any]:
-        runs, found, label = self._accuracies(name), self._searched(name), baselines.setting_name(name)
-        searched = [{label: entry.pop("setting"), **entry} for entry in self._searched(name)]
-        return {
-            "bytes_total": max((run["bytes_total"] for run in runs), default=0),
-            "images": round(statistics.fmean(run["images"] for run in runs)) if runs else 0,
-            "accuracy": summary([run["accuracy"] for run in runs]),
-            label: self._best(name) if found else None,
-            "per_run": {key: [run[key] for run in runs] for key in ("bytes_total", "images")},
-            "searched": searched,
-            "note": baselines.NOTES[name],
-        }
 
 
 def summary(runs: Sequence[float]) -> dict[str, Any]:

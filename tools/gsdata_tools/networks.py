@@ -109,7 +109,7 @@ def initialize(network: nn.Module, draws: torch.Generator) -> None:
                 module.weight.uniform_(-bound, bound, generator=draws)
                 if module.bias is not None:
                     module.bias.uniform_(-bound, bound, generator=draws)
-        elif isinstance(module, nn.GroupNorm):
+        elif isinstance(module, (nn.GroupNorm, nn.LayerNorm)):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
 

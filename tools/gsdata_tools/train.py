@@ -16,11 +16,12 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from torch.nn import functional
 
 from gsdata.augment import STRATEGY, augment, operations
 from gsdata_tools.draws import generator, rng
-from gsdata_tools.networks import ConvNet, build
+from gsdata_tools.models import NAMES, build
 from gsdata_tools.usage import UsageError
 
 
@@ -41,6 +42,7 @@ class Protocol:
             the published one, a tenth of the rate after half of the steps.
         augment: operations, as ``gsdata.augment`` names them; parameters are drawn for each image.
         augment_mode: ``"single"`` or ``"multiple"``, as in ``gsdata.augment.augment``.
+        optimizer: ``"sgd"`` or ``"adam"``, which ignores momentum.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Protocol:
     schedule: Literal["cosine", "step"] = "cosine"
     augment: str = STRATEGY
     augment_mode: Literal["single", "multiple"] = "single"
+    optimizer: Literal["sgd", "adam"] = "sgd"
 
     def total_steps(self, images: int) -> int:
         """Optimiser steps for a set of this many images."""
@@ -79,8 +82,10 @@ PROTOCOLS = {
 """``fast`` is ours; ``gsdd`` is what the reference method tests with (arXiv:2509.26219)."""
 
 
-def choose_protocol(name: str, *, augment: str | None = None, steps: int | None = None) -> Protocol:
-    """A protocol by name, with another augmentation or number of steps where given.
+def choose_protocol(
+    name: str, *, augment: str | None = None, steps: int | None = None, lr: float | None = None
+) -> Protocol:
+    """A protocol by name, with another augmentation, number of steps or learning rate where given.
 
     Raises:
         UsageError: there is no such protocol, or the augmentation has an unknown operation.
@@ -90,6 +95,8 @@ def choose_protocol(name: str, *, augment: str | None = None, steps: int | None 
     protocol = PROTOCOLS[name]
     if steps is not None:
         protocol = replace(protocol, steps=steps, epochs=None)
+    if lr is not None:
+        protocol = replace(protocol, lr=lr)
     if augment is not None:
         try:
             operations(augment)
@@ -97,6 +104,25 @@ def choose_protocol(name: str, *, augment: str | None = None, steps: int | None 
             raise UsageError(str(error)) from None
         protocol = replace(protocol, augment=augment.removeprefix("dsa:") or "none")
     return protocol
+
+
+def for_network(protocol: Protocol, model: str, *, lr: float | None = None) -> Protocol:
+    """A protocol with the optimiser that a network needs; ConvNets keep what it says.
+
+    ``gsdd`` trains other networks as the reference paper does: Adam, a cosine schedule, rates of its own. In ``fast`` a ViT gets
+    Adam too, since it hardly learns by SGD in so few steps.
+
+    Args:
+        protocol: see ``Protocol``.
+        model: the canonical name.
+        lr: a learning rate that was asked for, for whatever network.
+    """
+    if model in NAMES and protocol.name == "gsdd":
+        rate = {"AlexNet": 1e-3, "ViT": 5e-5}.get(model, 1e-2)
+        protocol = replace(protocol, optimizer="adam", schedule="cosine", lr=rate)
+    elif model == "ViT":
+        protocol = replace(protocol, optimizer="adam", nesterov=False, lr=5e-4)
+    return protocol if lr is None else replace(protocol, lr=lr)
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,55 +191,71 @@ def train(
     steps: int | None = None,
     device: str | torch.device = "cpu",
     progress: Callable[[int, float], None] | None = None,
-) -> ConvNet:
+    after: Callable[[int, nn.Module], None] | None = None,
+) -> nn.Module:
     """Train a fresh network.
 
     Args:
         data: at least one image.
         protocol: see ``Protocol``.
         normalization: applied to the images once, before augmentation.
-        model: a name that ``networks.build`` knows.
+        model: a name that ``models.build`` knows.
         classes: number of classes.
         seed: of the initial weights, the order and the augmentation.
         steps: overrides the protocol's count: the search for baselines trains briefly, and a protocol that counts
             epochs counts those of the file under test for every set.
         device: where to train.
         progress: called with (steps done, training loss) after every step.
+        after: called with (steps done, network) after every step, as by ``selection.Selector``.
     """
     images = normalization.apply(data.images).to(device=device, memory_format=torch.channels_last)
     labels = data.labels.to(device)
     size = (int(images.shape[2]), int(images.shape[3]))
     network = build(model, int(images.shape[1]), classes, size, seed=seed, device=device)
-    optimizer = torch.optim.SGD(
+    optimizer = _optimizer(network, protocol)
+    total = protocol.total_steps(len(data)) if steps is None else steps
+    dropout = any(isinstance(module, nn.Dropout) for module in network.modules())
+    with torch.random.fork_rng(
+        enabled=dropout
+    ):  # dropout draws from torch's global state, which is no one's but the caller's
+        for step in range(total):
+            if dropout:
+                torch.manual_seed(int(rng(seed, "dropout", step).integers(2**63)))
+            for group in optimizer.param_groups:
+                group["lr"] = protocol.rate(step, total)
+            chosen = torch.from_numpy(batch_indices(len(data), protocol.batch_size, seed, step)).to(device)
+            batch = augment(
+                images[chosen],
+                protocol.augment,
+                generator=generator(seed, "augment", step),
+                mode=protocol.augment_mode,
+            )
+            loss = functional.cross_entropy(network(batch), labels[chosen])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            if progress is not None:
+                progress(step + 1, float(loss.detach()))
+            if after is not None:
+                after(step + 1, network)
+    return network
+
+
+def _optimizer(network: nn.Module, protocol: Protocol) -> torch.optim.Optimizer:
+    if protocol.optimizer == "adam":
+        return torch.optim.Adam(network.parameters(), lr=protocol.lr, weight_decay=protocol.weight_decay)
+    return torch.optim.SGD(
         network.parameters(),
         lr=protocol.lr,
         momentum=protocol.momentum,
         weight_decay=protocol.weight_decay,
         nesterov=protocol.nesterov,
     )
-    total = protocol.total_steps(len(data)) if steps is None else steps
-    for step in range(total):
-        for group in optimizer.param_groups:
-            group["lr"] = protocol.rate(step, total)
-        chosen = torch.from_numpy(batch_indices(len(data), protocol.batch_size, seed, step)).to(device)
-        batch = augment(
-            images[chosen],
-            protocol.augment,
-            generator=generator(seed, "augment", step),
-            mode=protocol.augment_mode,
-        )
-        loss = functional.cross_entropy(network(batch), labels[chosen])
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        if progress is not None:
-            progress(step + 1, float(loss.detach()))
-    return network
 
 
 @torch.no_grad()
 def accuracy(
-    network: ConvNet,
+    network: nn.Module,
     images: NDArray[np.uint8],
     labels: NDArray[np.int64],
     normalization: Normalization,
@@ -222,11 +264,14 @@ def accuracy(
     batch_size: int = 250,
 ) -> float:
     """Per cent of (N, H, W, C) uint8 images whose largest logit is that of their label."""
+    training = network.training
+    network.eval()
     right = 0
     for start in range(0, len(images), batch_size):
         part = TrainingSet.from_uint8(images[start : start + batch_size], labels[start : start + batch_size])
         batch = normalization.apply(part.images).to(device=device, memory_format=torch.channels_last)
         right += int((network(batch).argmax(dim=1).cpu() == part.labels).sum())
+    network.train(training)
     return 100.0 * right / len(images)
 
 
