@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from gsdata_tools import baselines
@@ -133,3 +134,15 @@ def test_bad_requests_are_named() -> None:
         draw("jpeg", 60, pool(), 100, 0, "final")
     with pytest.raises(UsageError, match="two per class"):
         Pool.of(np.zeros((5, 8, 8, 3), np.uint8), np.arange(5, dtype=np.int64), 5, 0)
+
+
+def test_a_drawn_set_at_another_size_is_the_same_images() -> None:
+    p = pool()
+    for name in ("random-gsd", "webp"):
+        drawn = draw(name, baselines.settings_of(name, (16, 16))[0], p, 1200, 1, "final")
+        assert drawn.at((16, 16)) is drawn.data
+        large = drawn.at((32, 32))
+        assert large.images.shape == (len(drawn.data), 3, 32, 32)
+        assert torch.equal(large.labels, drawn.data.labels)
+        back = torch.nn.functional.avg_pool2d(large.images, 2)
+        assert float((back - drawn.data.images).abs().mean()) < 0.02

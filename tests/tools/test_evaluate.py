@@ -210,6 +210,163 @@ def test_tests_see_the_same_normalization_as_training_and_baselines_never_see_te
     assert len({unit for _, unit in tested}) == 1
 
 
+def test_several_networks_and_sizes_are_each_reported(
+    data: Path, gsd: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gsdata_tools.baselines.QUALITIES", {"webp": (1, 60), "jpeg": (10,)})
+    drawn: list[tuple[Any, ...]] = []
+    real_draw = evaluation.baselines.draw
+    monkeypatch.setattr(
+        "gsdata_tools.baselines.draw", lambda *words: (drawn.append((words[0], *words[4:])), real_draw(*words))[1]
+    )
+    trained: list[tuple[str, tuple[int, ...]]] = []
+    real_train = train.train
+
+    def spy(images: Any, *words: Any, **options: Any) -> Any:
+        trained.append((options["model"], tuple(images.images.shape[2:])))
+        return real_train(images, *words, **options)
+
+    monkeypatch.setattr(evaluation, "train", spy)
+    common = (gsd, "--data", data, "--seeds", 1, "--steps", 2, "--baselines", "webp")
+    report = result_of(capsys, *common, "--model", "convnet-d1,AlexNet", "--sizes", "16,8")
+    cases = [("ConvNet-D1", [16, 16]), ("ConvNet-D1", [8, 8]), ("AlexNet", [16, 16]), ("AlexNet", [8, 8])]
+    assert [(result["model"], result["size"]) for result in report["results"]] == cases
+    assert {case: trained.count(case) for case in set(trained)} == {(m, tuple(s)): 4 for m, s in cases}
+    purposes = [purpose for *_, purpose in drawn]
+    assert purposes.count("search") == 2  # once per quality, for all networks and sizes
+    assert 1 <= purposes.count("final") <= 4
+    for key in ("model", "size", "parameters", "protocol", "accuracy", "baselines", "test"):
+        assert report[key] == report["results"][0][key]
+    digests = {tuple(result["size"]): result["test"]["digest"] for result in report["results"]}
+    assert len(set(digests.values())) == 2
+    alone = result_of(capsys, *common, "--model", "AlexNet")
+    assert alone["accuracy"] == report["results"][3]["accuracy"]
+    assert alone["baselines"]["webp"]["searched"] == report["results"][3]["baselines"]["webp"]["searched"]
+    code, out, _ = run(capsys, *common, "--model", "ConvNet-D1,AlexNet", "--sizes", "8", "--quiet")
+    assert (code, "AlexNet at 8x8" in out, "ConvNet-D1 at 8x8" in out) == (0, True, True)
+
+
+def test_more_networks_and_sizes_may_be_asked_for_when_resuming(
+    data: Path, gsd: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = (gsd, "--data", data, "--seeds", 1, "--steps", 2, "--model", "ConvNet-D1", "-o", tmp_path / "r.json")
+    monkeypatch.setattr("gsdata_tools.cli.Checkpoint.delete", lambda self: None)
+    result_of(capsys, *words)
+    calls: list[int] = []
+    real_train = train.train
+    monkeypatch.setattr(evaluation, "train", lambda *a, **o: (calls.append(1), real_train(*a, **o))[1])
+    report = result_of(capsys, *words, "--resume", "--sizes", "8,16")
+    assert (len(calls), len(report["results"])) == (1, 2)
+
+
+def test_real_images_are_tested_at_the_size_that_the_file_is_rendered_at(
+    data: Path, gsd: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tested: list[tuple[int, ...]] = []
+    real = train.accuracy
+
+    def spy(network: Any, images: np.ndarray, *words: Any, **options: Any) -> float:
+        tested.append(images.shape)
+        return real(network, images, *words, **options)
+
+    monkeypatch.setattr(evaluation, "accuracy", spy)
+    report = result_of(
+        capsys, gsd, "--data", data, "--seeds", 1, "--steps", 40, "--model", "ConvNet-D2", "--sizes", "16"
+    )
+    assert tested == [(45, 16, 16, 3)]
+    assert report["accuracy"]["mean"] > 80  # stripes are stripes at twice the size
+    code, _, err = run(capsys, gsd, "--data", data, "--sizes", "16x8")
+    assert (code, "proportions" in err) == (2, True)
+    assert run(capsys, gsd, "--data", data, "--sizes", "16,big")[0] == 2
+    assert run(capsys, gsd, "--data", data, "--sizes", "16", "--model", "VGG11")[0] == 2
+
+
+def test_held_out_images_choose_the_state_that_is_tested(
+    data: Path, gsd: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, float]] = []
+    real = train.accuracy
+
+    def spy(network: Any, images: np.ndarray, *words: Any, **options: Any) -> float:
+        seen.append((len(images), real(network, images, *words, **options)))
+        return seen[-1][1]
+
+    monkeypatch.setattr(evaluation, "accuracy", spy)
+    words = (gsd, "--data", data, "--seeds", 1, "--steps", 6)
+    report = result_of(capsys, *words, "--checkpoints", 3)
+    assert [count for count, _ in seen] == [12, 12, 12, 45]  # test images once, after the choice
+    scores = [score for _, score in seen[:3]]
+    assert report["chosen"]["validation_accuracy"] == [max(scores)]
+    assert report["chosen"]["step"] == [2 * (3 - scores[::-1].index(max(scores)))]
+    assert report["checkpoints"] == 3
+    plain = result_of(capsys, *words)
+    assert "chosen" not in plain
+    if report["chosen"]["step"] == [6]:
+        assert plain["accuracy"] == report["accuracy"]
+    assert run(capsys, *words, "--checkpoints", 3, "--split", "train")[0] == 2
+
+
+def test_held_out_split_tests_on_training_images_that_baselines_never_use(
+    data: Path, gsd: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from gsdata_tools.baselines import Pool
+    from gsdata_tools.sources import digest_of, load
+
+    words = (gsd, "--data", data, "--seeds", 1, "--steps", 2, "--split", "held-out")
+    report = result_of(capsys, *words)
+    real = load(str(data), split="train")
+    held_out = Pool.of(real.images, real.labels, 3, 0).validation
+    assert report["test"]["split"] == "held-out"
+    assert report["test"]["digest"] == digest_of(real.images[held_out], real.labels[held_out])
+    assert result_of(capsys, *words, "--limit", 6)["test"]["images"] == 6
+    for more in (("--baselines", "webp"), ("--checkpoints", 2)):
+        code, _, err = run(capsys, *words, *more)
+        assert (code, err.count("\n"), "held-out" in err) == (2, 1, True)
+
+
+def test_soft_labels_are_used_unless_hard_ones_are_asked_for(
+    data: Path, gsd: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soft = tmp_path / "soft.gsd"
+    with gsdata.open(gsd) as file:
+        weights = np.full((len(file), 3), 0.125, np.float32)
+        weights[np.arange(len(file)), file.labels] = 0.75
+        gsdata.save(soft, file.codes(), soft_labels=weights, classes=CLASSES)
+    trained: list[torch.Tensor] = []
+    real_train = train.train
+    monkeypatch.setattr(
+        evaluation, "train", lambda images, *a, **o: (trained.append(images.labels), real_train(images, *a, **o))[1]
+    )
+    words = ("--data", data, "--seeds", 1, "--steps", 1, "--model", "ConvNet-D1")
+    kinds = [result_of(capsys, soft, *words, *more)["labels"] for more in ((), ("--labels", "hard"))]
+    assert kinds == ["soft", "hard"]
+    assert (trained[0].shape, trained[0].dtype) == ((30, 3), torch.float32)
+    assert (trained[1].shape, trained[1].dtype) == ((30,), torch.int64)
+    assert torch.equal(trained[0].argmax(dim=1), trained[1])
+    assert result_of(capsys, gsd, *words)["labels"] == "hard"
+    code, _, err = run(capsys, gsd, *words, "--labels", "soft")
+    assert (code, "hard labels only" in err) == (2, True)
+
+
+def test_learning_rates_are_the_protocols_the_files_or_the_users(
+    data: Path, gsd: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    learned = tmp_path / "learned.gsd"
+    with gsdata.open(gsd) as file:
+        recipe = gsdata.Recipe(lr=0.004)
+        gsdata.save(learned, file.codes(), labels=file.labels, classes=CLASSES, recipe=recipe)
+        whitened = gsdata.Recipe(zca={"epsilon": 0.1})
+        gsdata.save(tmp_path / "w.gsd", file.codes(), labels=file.labels, classes=CLASSES, recipe=whitened)
+    words = ("--data", data, "--seeds", 1, "--steps", 1, "--model", "ConvNet-D1", "--protocol")
+    rates = [
+        result_of(capsys, path, *words, *more)["protocol"]["lr"]
+        for path, *more in ((gsd, "gsdd"), (learned, "gsdd"), (learned, "fast"), (learned, "gsdd", "--lr", "0.5"))
+    ]
+    assert rates == [0.01, 0.004, 0.03, 0.5]
+    code, _, err = run(capsys, tmp_path / "w.gsd", *words, "fast")
+    assert (code, "ZCA" in err, err.count("\n")) == (2, True, 1)
+
+
 def test_the_table_is_readable(data: Path, gsd: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, gsd, "--data", data, "--seeds", 2, "--steps", 2)
     assert code == 0

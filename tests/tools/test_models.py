@@ -90,7 +90,7 @@ def test_names() -> None:
     for text in ("LeNet", "ConvNet-D9", ""):
         with pytest.raises(UsageError):
             canonical_names(text)
-    with pytest.raises(UsageError, match="ConvNet-D1 to ConvNet-D8.*AlexNet, VGG11, ResNet18, ViT"):
+    with pytest.raises(UsageError, match=r"ConvNet-D1 to ConvNet-D8.*AlexNet, VGG11, ResNet18, ViT"):
         canonical_name("LeNet")
 
 

@@ -15,6 +15,7 @@ from gsdata_tools.train import (
     accuracy,
     batch_indices,
     choose_protocol,
+    for_network,
     train,
 )
 from gsdata_tools.usage import UsageError
@@ -78,6 +79,87 @@ def test_soft_labels_that_are_certain_equal_hard_ones() -> None:
     networks = (run(), run(labels=soft), run(seed=1))
     expected, same, other = (network.get_parameter("classifier.weight").detach() for network in networks)
     assert float((same - expected).abs().max()) < 0.02 * float((other - expected).abs().max())
+
+
+def test_soft_labels_are_trained_towards() -> None:
+    images, hard = stripes()
+    data, unit = TrainingSet.from_uint8(images, hard), Normalization.of(images)
+    soft = torch.full((len(hard), 2), 0.3)
+    soft[torch.arange(len(hard)), torch.from_numpy(hard)] = 0.7
+    data = TrainingSet(data.images, soft)
+    protocol = replace(TINY, steps=60, augment="none", weight_decay=0.0)
+    network = train(data, protocol, unit, model="ConvNet-D2", classes=2, seed=0)
+    with torch.no_grad():
+        said = network(unit.apply(data.images)).softmax(dim=1)
+    assert float((said - soft).abs().mean()) < 0.05
+
+
+def small_images(count: int = 24) -> tuple[TrainingSet, Normalization]:
+    images, labels = stripes(count)
+    larger = images.repeat(2, axis=1).repeat(2, axis=2)
+    return TrainingSet.from_uint8(larger, labels), Normalization.of(larger)
+
+
+@pytest.mark.parametrize("model", ["AlexNet", "ResNet18", "ViT"])
+def test_other_networks_train_reproducibly_and_leave_the_global_state_alone(model: str) -> None:
+    data, unit = small_images()
+    protocol = for_network(replace(TINY, batch_size=6), model)
+    results = []
+    for state in (1, 2):  # dropout must not depend on the caller's state
+        torch.manual_seed(state)
+        before = torch.get_rng_state()
+        network = train(data, protocol, unit, model=model, classes=2, seed=0, steps=3)
+        assert torch.equal(torch.get_rng_state(), before)
+        results.append(weights(network))
+    assert results[0] == results[1]
+
+
+def test_dropout_is_drawn_anew_in_each_step_and_off_in_tests() -> None:
+    data, unit = small_images()
+    seen: list[float] = []
+    network = train(
+        data,
+        replace(for_network(TINY, "ViT"), lr=0.0, augment="none", batch_size=24),
+        unit,
+        model="ViT",
+        classes=2,
+        seed=0,
+        steps=2,
+        progress=lambda done, loss: seen.append(loss),
+    )
+    assert abs(seen[0] - seen[1]) > 1e-4  # the same images and weights
+    images, labels = (data.images * 255).byte().permute(0, 2, 3, 1).numpy(), data.labels.numpy()
+    state = torch.get_rng_state()
+    assert accuracy(network, images, labels, unit) == accuracy(network, images, labels, unit)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert network.training
+
+
+def test_networks_get_the_optimiser_that_the_protocol_has_for_them() -> None:
+    fast, gsdd = PROTOCOLS["fast"], PROTOCOLS["gsdd"]
+    for protocol in (fast, gsdd):
+        assert for_network(protocol, "ConvNet-D5") == protocol
+        assert for_network(protocol, "ViT").optimizer == "adam"
+    rates = {name: for_network(gsdd, name).lr for name in ("AlexNet", "VGG11", "ResNet18", "ViT")}
+    assert rates == {"AlexNet": 1e-3, "VGG11": 1e-2, "ResNet18": 1e-2, "ViT": 5e-5}
+    assert {for_network(gsdd, name).schedule for name in rates} == {"cosine"}
+    assert for_network(fast, "VGG11") == fast
+    assert for_network(gsdd, "ViT", lr=0.5).lr == for_network(fast, "ConvNet-D3", lr=0.5).lr == 0.5
+
+
+def test_the_network_can_be_looked_at_after_every_step() -> None:
+    images, labels = stripes()
+    data, unit = TrainingSet.from_uint8(images, labels), Normalization.of(images)
+    seen: list[tuple[int, bytes]] = []
+
+    def look(done: int, network: torch.nn.Module) -> None:
+        accuracy(network, images, labels, unit)
+        seen.append((done, weights(network)))
+
+    network = train(data, TINY, unit, model="ConvNet-D1", classes=2, seed=0, steps=3, after=look)
+    assert [done for done, _ in seen] == [1, 2, 3]
+    assert seen[-1][1] == weights(network)
+    assert weights(train(data, TINY, unit, model="ConvNet-D1", classes=2, seed=0, steps=3)) == weights(network)
 
 
 def test_the_caller_is_told_every_step() -> None:
