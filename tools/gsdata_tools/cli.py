@@ -151,12 +151,15 @@ def common_run_options(
     output: bool = True,
     output_required: bool = True,
     output_help: str = "the .gsd to write; X.png and X.json are written beside it, and X.ckpt/ until it is done",
+    output_metavar: str = "X.gsd",
     resume: bool = True,
 ) -> argparse._ArgumentGroup:
     """Add ``-o --seed --device --time-limit --resume --force --quiet --json``: how a run goes, and where its result."""
     group = parser.add_argument_group("the run")
     if output:
-        group.add_argument("-o", "--output", type=Path, required=output_required, metavar="X.gsd", help=output_help)
+        group.add_argument(
+            "-o", "--output", type=Path, required=output_required, metavar=output_metavar, help=output_help
+        )
     group.add_argument("--seed", type=nonnegative_int, default=0, metavar="N", help="seed of every random draw")
     group.add_argument(
         "--device",

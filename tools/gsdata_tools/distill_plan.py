@@ -34,13 +34,22 @@ def resolved(arguments: argparse.Namespace) -> dict[str, Any]:
     }
     if "classify" in options:
         _resolve_classify(options)
-    try:
-        listed = operations(arguments.augment)
-    except ValueError as error:
-        raise cli.UsageError(f"--augment: {error}") from None
-    options["augment"] = f"dsa:{'_'.join(listed)}" if listed else "none"
+    options["augment"] = canonical_augment(arguments.augment)
     options["model"] = networks.canonical_name(arguments.model)
     return options
+
+
+def canonical_augment(text: str) -> str:
+    """``--augment`` as recipes name it; ``"none"`` for none.
+
+    Raises:
+        UsageError: an operation is unknown.
+    """
+    try:
+        listed = operations(text)
+    except ValueError as error:
+        raise cli.UsageError(f"--augment: {error}") from None
+    return f"dsa:{'_'.join(listed)}" if listed else "none"
 
 
 def _resolve_classify(options: dict[str, Any]) -> None:

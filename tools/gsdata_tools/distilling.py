@@ -8,12 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,6 +18,7 @@ from gsdata.errors import BudgetError
 from gsdata_tools import cli
 from gsdata_tools.distillation import Distillation
 from gsdata_tools.monitors import draw
+from gsdata_tools.long_runs import set_threads, stop_requests
 from gsdata_tools.preview import preview_file
 
 LOWEST_FILL = 0.98
@@ -43,7 +39,7 @@ def distill(arguments: argparse.Namespace) -> int:
     run = Distillation(arguments)
     identity = run.options | {"source": run.data.digest, "budget": run.budget, "method": arguments.method}
     checkpoint = cli.Checkpoint(output.ckpt, identity, resume=output.resuming)
-    _set_threads(checkpoint)
+    set_threads(checkpoint, ["state"])
     if not arguments.quiet:
         planned = run.plan
         cli.note(
@@ -79,7 +75,7 @@ def _iterate(
     """Make steps until enough are made, the time is up, or the user stops them."""
     saved = time.monotonic()
     label = f"{arguments.method} step"
-    with _stop_requests() as stop, cli.Progress(arguments.iterations, label, arguments.quiet) as progress:
+    with stop_requests() as stop, cli.Progress(arguments.iterations, label, arguments.quiet) as progress:
         slowest = 0.0
         while run.iteration < arguments.iterations and deadline.remaining() > 2 * slowest:
             before = time.monotonic()
@@ -130,32 +126,3 @@ def _report(run: Distillation, data: bytes, seconds: float) -> dict[str, Any]:
         "monitors": run.monitors,
         "last": run.log[-1] if run.log else {},
     }
-
-
-def _set_threads(checkpoint: cli.Checkpoint) -> None:
-    """Use every core, or as many threads as the run that is continued: sums may depend on their number."""
-    threads = os.cpu_count() or 1
-    if "state" in checkpoint.names():
-        threads = int(checkpoint.load("state")[1]["threads"])
-    torch.set_num_threads(threads)
-
-
-@contextmanager
-def _stop_requests() -> Iterator[threading.Event]:
-    """While inside, Ctrl-C and SIGTERM only set the event, so that a step is never half done; a second one interrupts."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-
-    def request(number: int, frame: object) -> None:
-        if event.is_set():
-            raise KeyboardInterrupt
-        event.set()
-
-    previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield event
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

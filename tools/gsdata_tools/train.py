@@ -169,14 +169,14 @@ class Normalization:
         return (images - mean) / std
 
 
-def batch_indices(count: int, batch_size: int, seed: int, step: int) -> NDArray[np.int64]:
-    """Images of one step: batches are cut from an endless row of permutations, each keyed by its number.
+def batch_indices(count: int, batch_size: int, seed: int, step: int, key: tuple[int, ...] = ()) -> NDArray[np.int64]:
+    """Images of one step: batches are cut from an endless row of permutations, each keyed by (seed, key, its number).
 
     So every image comes equally often, and every step has exactly ``batch_size`` images however small the set.
     """
     start, stop = step * batch_size, (step + 1) * batch_size
     rounds = range(start // count, (stop - 1) // count + 1)
-    row = np.concatenate([rng(seed, "order", number).permutation(count) for number in rounds])
+    row = np.concatenate([rng(seed, "order", *key, number).permutation(count) for number in rounds])
     return row[start - rounds[0] * count :][:batch_size].astype(np.int64)
 
 

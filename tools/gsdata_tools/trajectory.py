@@ -48,7 +48,7 @@ class FlatNetwork:
 
     def __call__(self, weights: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
         """What the network returns for ``images`` with ``weights`` (P,)."""
-        parts = zip(self.shapes.items(), weights.split(self.sizes), strict=True)
+        parts = zip(self.shapes.items(), torch.split(weights, self.sizes), strict=True)
         result: torch.Tensor = functional_call(
             self.network, {name: part.view(shape) for (name, shape), part in parts}, (images,)
         )

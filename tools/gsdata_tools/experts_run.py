@@ -1,0 +1,202 @@
+"""The run of ``gsd-experts``: expert after expert, with checkpoints in between, until all are there or the time is up."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gsdata.errors import GsdError
+from gsdata_tools import cli, networks, sources
+from gsdata_tools.distill_plan import canonical_augment, channel_statistics, smallest_class
+from gsdata_tools.expert_files import (
+    ExpertRecipe,
+    expert_files,
+    expert_path,
+    experts_digest,
+    first_difference,
+    read_expert,
+    read_experts,
+    write_expert,
+)
+from gsdata_tools.expert_training import ExpertTraining
+from gsdata_tools.long_runs import set_threads, stop_requests
+from gsdata_tools.real_data import RealData
+
+SAVE_SECONDS = 30.0
+
+
+def train_experts(arguments: argparse.Namespace) -> int:
+    """Run ``gsd-experts`` with parsed arguments; returns the exit code.
+
+    Raises:
+        UsageError: a request that cannot be met; raised before anything is trained.
+        GsdError: the time was up before the first expert was done, or a loss was not finite.
+    """
+    begun = time.monotonic()
+    deadline = cli.Deadline(arguments.time_limit)
+    folder, ckpt = check_folder(arguments)
+    device = torch.device(cli.resolve_device(arguments.device))
+    data = sources.load(
+        arguments.data,
+        split=arguments.split,
+        limit=arguments.limit,
+        size=arguments.size,
+        balanced_seed=arguments.seed if arguments.limit else None,
+    )
+    recipe = recipe_of(arguments, data)
+    done = _finished(folder, recipe, arguments)
+    checkpoint = cli.Checkpoint(ckpt, vars(recipe), resume=arguments.resume and ckpt.is_dir())
+    set_threads(checkpoint, checkpoint.names())
+    folder.mkdir(exist_ok=True)
+    real = RealData(data.images, data.labels, recipe.classes, recipe.mean, recipe.std, device)
+    images = real.take(np.arange(len(data.images))).contiguous(memory_format=torch.channels_last)
+    labels = torch.from_numpy(data.labels).to(device)
+
+    with stop_requests() as stop:
+        for number in (n for n in range(arguments.experts) if n not in done):
+            expert = ExpertTraining(images, labels, recipe, number)
+            if not _train(expert, checkpoint, deadline, stop.is_set, arguments.quiet):
+                break
+            write_expert(expert_path(folder, number), np.stack(expert.trajectory), recipe)
+            checkpoint.remove(f"expert-{number:03d}")
+            done.add(number)
+    if stop.is_set():
+        raise KeyboardInterrupt
+    finished = len(done & set(range(arguments.experts)))
+    if finished == arguments.experts:
+        checkpoint.delete()
+    elif not finished:
+        raise GsdError(f"the time was up before one expert was done; --resume goes on from {ckpt}")
+    if not arguments.quiet:
+        left = "" if finished == arguments.experts else "; --resume goes on"
+        cli.note(f"{folder}: {finished} of {arguments.experts} experts of {recipe.epochs} epochs{left}")
+    if arguments.json:
+        experts = read_experts(folder)
+        cli.write_json(
+            {
+                "schema": "gsd-experts/1",
+                "experts": len(experts),
+                "parameters": experts[0].parameters,
+                "bytes": sum(e.path.stat().st_size for e in experts),
+                "digest": experts_digest(experts),
+                "recipe": vars(recipe),
+                "threads": torch.get_num_threads(),
+                "seconds": round(time.monotonic() - begun, 3),
+            }
+        )
+    return 0
+
+
+def check_folder(arguments: argparse.Namespace) -> tuple[Path, Path]:
+    """The output folder and the folder of checkpoints beside it.
+
+    Raises:
+        UsageError: they cannot be written, or hold something and neither ``--force`` nor ``--resume`` is given.
+    """
+    folder = Path(arguments.output)
+    ckpt = folder.with_name(f"{folder.name}.ckpt")
+    if not folder.name:
+        raise cli.UsageError(f"-o {folder}: name a folder for the experts")
+    if folder.exists() and not folder.is_dir():
+        raise cli.UsageError(f"-o {folder} is a file; the experts need a folder")
+    if not folder.parent.is_dir():
+        raise cli.UsageError(f"-o {folder}: there is no folder {folder.parent}; make it first")
+    if (expert_files(folder) or ckpt.is_dir()) and not (arguments.force or arguments.resume):
+        held = folder if expert_files(folder) else ckpt
+        raise cli.UsageError(f"{held} holds experts of an earlier run: --resume continues it, --force starts again")
+    return folder, ckpt
+
+
+def recipe_of(arguments: argparse.Namespace, data: sources.ImageSet) -> ExpertRecipe:
+    """What the arguments ask for.
+
+    Raises:
+        UsageError: an unknown network or augmentation, or images that they cannot take.
+    """
+    smallest_class(data)
+    height, width, channels = data.images.shape[1:]
+    mean, std = channel_statistics(data.images)
+    recipe = ExpertRecipe(
+        data=data.digest,
+        source=data.name,
+        model=networks.canonical_name(arguments.model),
+        channels=int(channels),
+        classes=len(data.classes),
+        size=(int(height), int(width)),
+        mean=mean,
+        std=std,
+        augment=canonical_augment(arguments.augment),
+        epochs=arguments.epochs,
+        batch_size=arguments.batch_size,
+        lr=arguments.lr,
+        momentum=arguments.momentum,
+        weight_decay=arguments.weight_decay,
+        half=arguments.half,
+        seed=arguments.seed,
+    )
+    networks.build(
+        recipe.model, recipe.channels, recipe.classes, recipe.size, seed=0
+    )  # refuses images that are too small
+    return recipe
+
+
+def _finished(folder: Path, recipe: ExpertRecipe, arguments: argparse.Namespace) -> set[int]:
+    """Numbers of the experts that need not be trained again; with ``--force`` alone none, and their files are removed.
+
+    Raises:
+        UsageError: the folder's experts have another recipe.
+    """
+    done = set()
+    for path in expert_files(folder):
+        if not arguments.resume:
+            path.unlink()
+            continue
+        if (name := first_difference(read_expert(path).recipe, recipe)) is not None:
+            raise cli.UsageError(
+                f"{path} was made with another {name.replace('_', ' ')}: repeat the first command with --resume, "
+                "or start again with --force and without --resume"
+            )
+        done.add(int(path.stem.partition("-")[2]))
+    return done
+
+
+def _train(
+    expert: ExpertTraining,
+    checkpoint: cli.Checkpoint,
+    deadline: cli.Deadline,
+    stopped: Callable[[], bool],
+    quiet: bool,
+) -> bool:
+    """Train to the end, from the checkpoint where there is one; False, with the state saved, if stopped before that.
+
+    Raises:
+        GsdError: the loss is not finite.
+    """
+    name = f"expert-{expert.number:03d}"
+    if name in checkpoint.names():
+        arrays, meta = checkpoint.load(name)
+        expert.load_state(arrays, int(meta["step"]))
+    saved, slowest = time.monotonic(), 0.0
+    with cli.Progress(expert.recipe.epochs * expert.steps_per_epoch, f"expert {expert.number}", quiet) as progress:
+        while not expert.done:
+            before = time.monotonic()
+            late = deadline.remaining() <= 2 * slowest
+            if late or stopped() or before - saved > SAVE_SECONDS:
+                meta = {"step": expert.step, "threads": torch.get_num_threads()}
+                checkpoint.save(name, dict(expert.state()), meta)
+                saved = before
+                if late or stopped():
+                    return False
+            loss = expert.make_step()
+            if not np.isfinite(loss):
+                raise GsdError(
+                    f"expert {expert.number}: the loss is not finite in step {expert.step}; a smaller --lr avoids that"
+                )
+            slowest = max(slowest, time.monotonic() - before)
+            progress.update(expert.step, loss=loss)
+    return True
