@@ -1,12 +1,14 @@
 """``gsd-distill``: a large training set into a small ``.gsd`` that still trains a good network, under a byte budget.
 
 Each method is a verb with a module of its own (``dm``: distribution matching, ``dm.py``; ``dc``: gradient matching,
-``dc.py``). What they share is here and in ``distilling.py``: the budget, the first set, checkpoints, and closing the file.
+``dc.py``; ``tm``: trajectory matching, ``tm.py``). What they share is here and in ``distilling.py``: the budget, the first
+set, checkpoints, and closing the file.
 """
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from gsdata_tools import cli
 
@@ -17,6 +19,10 @@ cut it short; --iterations with the number of steps that a limited run made give
 DC_NOTES = """The published settings are --batch-real 256 --batch-syn 0 --classes-per-step 0, with --outer-loop 1 for one image per
 class, and --outer-loop 10 --inner-loop 50 for ten. The defaults are a first choice for a CPU: a gradient of a gradient
 costs several times what a step of dm costs.
+
+"""
+TM_NOTES = """The published settings for CIFAR-10 are --syn-steps 60 --batch-syn 300 --max-start-epoch 30 --iterations 15000. The defaults
+are a first choice for a CPU. The file's recipe has the learning rate that was learned.
 
 """
 
@@ -71,8 +77,16 @@ def set_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--fit-steps", type=cli.positive_int, default=500, metavar="N", help="steps of the first fit")
 
 
-def method_options(parser: argparse.ArgumentParser, *, iterations: int) -> argparse._ArgumentGroup:
-    """Options of every method's steps; ``iterations`` is the default number of them."""
+def method_options(
+    parser: argparse.ArgumentParser, *, iterations: int, pretrains: bool = True
+) -> argparse._ArgumentGroup:
+    """Options of every method's steps.
+
+    Args:
+        parser: of the verb.
+        iterations: default number of steps.
+        pretrains: whether the method may train networks on the real data before it begins.
+    """
     group = parser.add_argument_group("the method")
     group.add_argument("--iterations", type=cli.nonnegative_int, default=iterations, metavar="N", help="steps to make")
     group.add_argument("--model", default="ConvNet-D3", metavar="NAME", help="network to match with")
@@ -100,14 +114,15 @@ def method_options(parser: argparse.ArgumentParser, *, iterations: int) -> argpa
         action="store_true",
         help="every 100 steps, take out Gaussians that left the image, get no gradient or show no longer, and split as many others",
     )
-    group.add_argument(
-        "--pretrain",
-        type=cli.positive_int,
-        nargs=2,
-        default=(3, 150),
-        metavar=("NETWORKS", "STEPS"),
-        help="short trainings on the real data, where networks that know the classes are needed (default: 3 150)",
-    )
+    if pretrains:
+        group.add_argument(
+            "--pretrain",
+            type=cli.positive_int,
+            nargs=2,
+            default=(3, 150),
+            metavar=("NETWORKS", "STEPS"),
+            help="short trainings on the real data, where networks that know the classes are needed (default: 3 150)",
+        )
     return group
 
 
@@ -205,15 +220,86 @@ def _dc(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     cli.common_run_options(parser, output_help=OUTPUT)
 
 
+def _tm(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = cli.add_command(
+        commands,
+        "tm",
+        "Trajectory matching: training on the synthetic images leads where experts went.",
+        examples=[
+            "gsd-experts --data cifar10 --experts 20 -o experts/",
+            "gsd-distill tm --data cifar10 --expert-dir experts/ --ipc 1 -o c10.gsd",
+        ],
+        notes=TM_NOTES + NOTES,
+    )
+    cli.common_data_options(parser)
+    set_options(parser)
+    group = method_options(parser, iterations=1000, pretrains=False)
+    group.add_argument(
+        "--expert-dir",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="what gsd-experts wrote, from the same real images",
+    )
+    group.add_argument(
+        "--syn-steps", type=cli.positive_int, default=20, metavar="N", help="steps of the student in each iteration"
+    )
+    group.add_argument(
+        "--batch-syn",
+        type=cli.nonnegative_int,
+        default=100,
+        metavar="N",
+        help="synthetic images in each of these steps; 0 takes all",
+    )
+    group.add_argument(
+        "--expert-epochs",
+        type=cli.positive_int,
+        default=2,
+        metavar="N",
+        help="epochs of the expert that the student should catch up with",
+    )
+    group.add_argument(
+        "--max-start-epoch",
+        type=cli.positive_int,
+        metavar="N",
+        help="students start at one of the first N epochs (default: 30, or as many as the experts allow)",
+    )
+    group.add_argument(
+        "--lr-init",
+        type=cli.positive_float,
+        metavar="X",
+        help="the student's first learning rate (default: the experts')",
+    )
+    group.add_argument(
+        "--lr-lr",
+        type=cli.nonnegative_float,
+        default=1e-5,
+        metavar="X",
+        help="the learning rate of the student's learning rate; 0 keeps the first",
+    )
+    group.add_argument(
+        "--gradient",
+        choices=("exact", "separable"),
+        default="exact",
+        help="separable leaves out how a step of the student changes those after it: faster, and the more "
+        "wrong the more steps there are",
+    )
+    cli.common_run_options(parser, output_help=OUTPUT)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = cli.build_parser(
         "gsd-distill",
         "Distil a training set into a small .gsd file, under a byte budget.",
-        examples=["gsd-distill dm --data cifar10 --ipc 1 --time-limit 45m -o c10.gsd"],
+        examples=[
+            "gsd-distill dm --data cifar10 --ipc 1 --time-limit 45m -o c10.gsd",
+            "gsd-distill tm --data cifar10 --expert-dir experts/ --ipc 1 -o c10.gsd",
+        ],
     )
     commands = parser.add_subparsers(dest="method", required=True, metavar="METHOD")
     _dm(commands)
     _dc(commands)
+    _tm(commands)
     return parser
 
 

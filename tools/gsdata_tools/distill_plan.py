@@ -17,7 +17,9 @@ CLASSIFY = 5.0
 """Default weight of the cross-entropy term."""
 _TOLD_OTHERWISE = ("data", "split", "size", "ipc", "bytes", "convention", "iterations", "method")
 _NOT_CONTENT = {*_TOLD_OTHERWISE, "output", "device", "time_limit", "resume", "force", "quiet", "json"}
-"""Options that do not decide the content, or that the file tells in other words; every other one is recorded."""
+"""Options that do not decide the content, or that the file tells in other words; every other one is compared on resuming."""
+_IN_HEADER = ("augment", "model", "expert_dir")
+"""Options that the recipe and the provenance have already."""
 
 
 def resolved(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -29,9 +31,10 @@ def resolved(arguments: argparse.Namespace) -> dict[str, Any]:
     options = {name: value for name, value in vars(arguments).items() if name not in _NOT_CONTENT}
     options |= {
         "bits": options["bits"] and list(options["bits"]),
-        "pretrain": list(options["pretrain"]),
         "clamp": not options.pop("no_clamp"),
     }
+    if "pretrain" in options:
+        options["pretrain"] = list(options["pretrain"])
     if "classify" in options:
         _resolve_classify(options)
     options["augment"] = canonical_augment(arguments.augment)
@@ -62,9 +65,9 @@ def _resolve_classify(options: dict[str, Any]) -> None:
 def resolved_text(options: dict[str, Any]) -> str:
     """The resolved options as a command line says them, in alphabetical order: short, because the header is in the budget.
 
-    The recipe names the network and the augmentation; budget, images and Gaussians can be read from the file.
+    The recipe names the network and the augmentation, the provenance the experts; budget, images and Gaussians can be read from the file.
     """
-    said = {name: value for name, value in options.items() if value is not None and name not in ("augment", "model")}
+    said = {name: value for name, value in options.items() if value is not None and name not in _IN_HEADER}
     for name in ("rate_weight", "recycle"):
         if not options[name]:
             del said[name]

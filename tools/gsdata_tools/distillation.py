@@ -36,6 +36,7 @@ from gsdata_tools.methods import Method
 from gsdata_tools.pretrain import confidence, pretrain, snapshot_steps
 from gsdata_tools.rate import RateModel
 from gsdata_tools.real_data import RealData
+from gsdata_tools.tm import TrajectoryMatching
 
 FILL = (0.985, 0.995)
 """While training the coded size is kept between these parts of the budget; the closed file may use all of it."""
@@ -50,7 +51,11 @@ PILOT_IMAGES = 96
 _TRAININGS = 1  # what random networks of this module are drawn for; those of steps have 0
 LR, MOMENTUM, WEIGHT_DECAY, BATCH, EPOCHS = 0.01, 0.9, 5e-4, 256, 1000
 """The recipe that files name: the published one for testing distilled sets (GSDD, arXiv:2509.26219)."""
-METHODS: dict[str, type[Method]] = {"dc": GradientMatching, "dm": DistributionMatching}
+METHODS: dict[str, type[Method]] = {
+    "dc": GradientMatching,
+    "dm": DistributionMatching,
+    "tm": TrajectoryMatching,
+}
 """The loss of each verb."""
 
 
@@ -104,6 +109,7 @@ class Distillation:
         self.log: list[dict[str, float]] = []
         self.monitors: list[dict[str, int]] = []
         self.pool: list[networks.ConvNet] = []
+        self.teachers: list[networks.ConvNet] = []
         self.coding: RateModel | None = None
         self.parameters: LearnableSet
         rates = {name: rate * self.options["lr"] for name, rate in LEARNING_RATES.items()}
@@ -221,10 +227,11 @@ class Distillation:
         return fill_budget(self.parameters, self.adam, lambda: len(self.file()), first, last)
 
     def _make_pool(self, checkpoint: cli.Checkpoint) -> None:
-        trainings, steps = self.options["pretrain"]
         chooses = self.options["init"] == "real" and self.options["choose"] == "typical"
-        if not self.method.trained and not chooses:
+        self.teachers = self.method.teachers() if chooses else []
+        if not self.method.trained and not (chooses and not self.teachers):
             return
+        trainings, steps = self.options["pretrain"]
         if "networks" in checkpoint.names():
             arrays, _ = checkpoint.load("networks")
             states = _unpack(arrays)
@@ -245,6 +252,8 @@ class Distillation:
             network = self.network()
             network.load_state_dict(state)
             self.pool.append(network)
+        each = len(snapshot_steps(steps))
+        self.teachers = self.teachers or self.pool[each - 1 :: each]
 
     def _first_set(self, checkpoint: cli.Checkpoint) -> LearnableSet:
         wanted = self.plan.gaussians
@@ -285,12 +294,9 @@ class Distillation:
         if "chosen" in checkpoint.names():
             arrays, _ = checkpoint.load("chosen")
             return arrays["indices"]
-        if self.options["choose"] == "typical":
-            each = len(snapshot_steps(self.options["pretrain"][1]))
-            teachers = self.pool[each - 1 :: each]
 
-            def sure(candidates: NDArray[np.int64]) -> NDArray[np.float64]:
-                return confidence(teachers, self.real, self.data.labels, candidates)
+        def sure(candidates: NDArray[np.int64]) -> NDArray[np.float64]:
+            return confidence(self.teachers, self.real, self.data.labels, candidates)
 
         chosen = choose_real(
             self.data.labels,

@@ -17,8 +17,8 @@ import gsdata
 from gsdata.errors import BudgetError
 from gsdata_tools import cli
 from gsdata_tools.distillation import Distillation
-from gsdata_tools.monitors import draw
 from gsdata_tools.long_runs import set_threads, stop_requests
+from gsdata_tools.monitors import draw
 from gsdata_tools.preview import preview_file
 
 LOWEST_FILL = 0.98

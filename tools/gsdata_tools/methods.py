@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from gsdata.recipe import Recipe
 from gsdata_tools.learnable import LearnableSet, Leaves, RowAdam, boundary_loss
+from gsdata_tools.networks import ConvNet
 from gsdata_tools.rate import RateModel
 
 if TYPE_CHECKING:
@@ -71,6 +72,10 @@ class Method(ABC):
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:  # noqa: B027 (most methods keep nothing)
         """Continue from what ``state`` returned."""
+
+    def teachers(self) -> list[ConvNet]:
+        """Networks that know the classes, to choose typical images with; none has the run train some."""
+        return []
 
     def recipe(self, recipe: Recipe) -> Recipe:
         """What the file says about training, where the loss has learned something of it."""

@@ -97,7 +97,7 @@ def match_trajectory(
         lr: eta, the student's learning rate.
         exact: False takes v_i = v_N for all i, which leaves out how a step changes those after it (separable form, as in
             J. Cui et al., "Scaling Up Dataset Distillation to ImageNet-1K with Constant Memory", ICML 2023,
-            arXiv:2211.10586). It is faster by about a third, and the more wrong the more steps there are.
+            arXiv:2211.10586). It is faster, and the more wrong the more steps there are.
     """
     weights = [start.detach()]
     for step, rows in enumerate(batches):
