@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from gsdata_tools.draws import rng
+from gsdata_tools.models import build
 from gsdata_tools.train import (
     PROTOCOLS,
     Normalization,
@@ -194,14 +196,45 @@ def test_protocols_are_the_documented_ones() -> None:
     fast, gsdd = PROTOCOLS["fast"], PROTOCOLS["gsdd"]
     assert (fast.steps, fast.batch_size, fast.momentum, fast.weight_decay) == (300, 128, 0.9, 5e-4)
     assert [fast.total_steps(n) for n in (10, 5000)] == [300, 300]
-    assert (gsdd.epochs, gsdd.batch_size, gsdd.lr, gsdd.momentum, gsdd.weight_decay) == (1000, 256, 0.01, 0.9, 5e-4)
-    assert [gsdd.total_steps(n) for n in (10, 256, 257)] == [1000, 1000, 2000]
-    assert [gsdd.rate(step, 1000) for step in (0, 499, 500, 999)] == pytest.approx([0.01, 0.01, 0.001, 0.001])
+    assert (gsdd.epochs, gsdd.batch_size, gsdd.lr, gsdd.momentum, gsdd.weight_decay) == (1001, 256, 0.01, 0.9, 5e-4)
+    assert (gsdd.augment, gsdd.augment_mode, gsdd.nesterov) == ("color_crop_cutout_flip_scale_rotate", "single", False)
+    assert [gsdd.total_steps(n) for n in (10, 256, 257)] == [1001, 1001, 2002]
+    assert [gsdd.rate(step, 1001) for step in (0, 501, 502, 1000)] == pytest.approx([0.01, 0.01, 0.001, 0.001])
+    assert [gsdd.rate(step, 2002) for step in (1003, 1004)] == pytest.approx([0.01, 0.001])
+    assert [gsdd.passes(2002, 300), fast.passes(300, 384)] == [1001, 100]
+    halved = choose_protocol("gsdd", steps=10)
+    assert [halved.rate(step, 10) for step in (4, 5)] == pytest.approx([0.01, 0.001])
     rates = [fast.rate(step, 300) for step in range(300)]
     assert max(rates) == fast.lr == rates[30]
     assert rates[0] < rates[10] < rates[29]
     assert rates[30:] == sorted(rates[30:], reverse=True)
     assert rates[-1] < 0.001 * fast.lr
+
+
+def test_the_published_protocol_is_the_published_loop() -> None:
+    """Written out as the code that came with arXiv:2006.05929 does it, but for its random numbers."""
+    images, labels = stripes(10)
+    unit = Normalization.of(images)
+    data = TrainingSet.from_uint8(images, labels)
+    protocol = replace(PROTOCOLS["gsdd"], epochs=21, batch_size=4, augment="none")
+    trained = train(data, protocol, unit, model="ConvNet-D1", classes=2, seed=3)
+
+    last = 20
+    lr, network = 0.01, build("ConvNet-D1", 1, 2, (8, 8), seed=3)
+    optimizer = torch.optim.SGD(network.parameters(), lr=lr, momentum=0.9, weight_decay=0.0005)
+    x = unit.apply(data.images).to(memory_format=torch.channels_last)
+    for epoch in range(last + 1):
+        order = torch.from_numpy(rng(3, "order", epoch).permutation(10))
+        for batch in order.split(4):
+            loss = torch.nn.functional.cross_entropy(network(x[batch]), data.labels[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        if epoch == last // 2 + 1:
+            lr *= 0.1
+            optimizer = torch.optim.SGD(network.parameters(), lr=lr, momentum=0.9, weight_decay=0.0005)
+    for found, expected in zip(trained.parameters(), network.parameters(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
 
 
 def test_protocols_can_be_changed_by_name() -> None:

@@ -26,8 +26,8 @@ networks (--model NAME[,NAME...]):
 
 protocols:
   fast   300 steps of 128 images, cosine schedule: about a minute a run of ConvNet-D3 on two cores
-  gsdd   1,000 epochs in batches of 256, rate 0.01 or the file's, a tenth of it after half; other networks than ConvNets by
-         Adam with a cosine schedule: hours; the cost is stated first
+  gsdd   the published one: epochs 0 to 1,000 in batches of up to 256, rate 0.01 or the file's, a tenth of it after epoch 501;
+         other networks than ConvNets by Adam with a cosine schedule: hours; the cost is stated first
 
 choosing without the test images:
   --split held-out tests on a tenth of the training split: for choosing among files, options or iterations of a distillation.

@@ -31,7 +31,7 @@ def report(evaluation: Evaluation) -> dict[str, Any]:
         **{key: first[key] for key in ("model", "parameters", "size", "protocol")},
         "steps": evaluation.steps,
         "batch_size": protocol.batch_size,
-        "epochs": round(evaluation.steps * protocol.batch_size / len(file), 2),
+        "epochs": round(protocol.passes(evaluation.steps, len(file)), 2),
         "seeds": len(plan.seeds),
         "seed": plan.seeds[0],
         "checkpoints": plan.checkpoints,

@@ -39,7 +39,9 @@ class Protocol:
         weight_decay: of SGD, on every weight.
         nesterov: whether momentum looks ahead.
         schedule: ``"cosine"`` rises linearly over the first tenth and falls to zero along half a cosine; ``"step"`` is
-            the published one, a tenth of the rate after half of the steps.
+            the published one, a tenth of the rate from half of the training on, where momentum starts again too.
+        batches: ``"full"`` batches cut an endless row of permutations; ``"epochs"`` are as published: each epoch is a
+            permutation, and its last batch is what is left of it.
         augment: operations, as ``gsdata.augment`` names them; parameters are drawn for each image.
         augment_mode: ``"single"`` or ``"multiple"``, as in ``gsdata.augment.augment``.
         optimizer: ``"sgd"`` or ``"adam"``, which ignores momentum.
@@ -54,6 +56,7 @@ class Protocol:
     weight_decay: float = 5e-4
     nesterov: bool = False
     schedule: Literal["cosine", "step"] = "cosine"
+    batches: Literal["full", "epochs"] = "full"
     augment: str = STRATEGY
     augment_mode: Literal["single", "multiple"] = "single"
     optimizer: Literal["sgd", "adam"] = "sgd"
@@ -65,10 +68,18 @@ class Protocol:
         assert self.epochs is not None
         return self.epochs * math.ceil(images / self.batch_size)
 
+    def passes(self, steps: int, images: int) -> float:
+        """How often so many steps see a set of this many images."""
+        if self.batches == "epochs":
+            return steps / math.ceil(images / self.batch_size)
+        return steps * self.batch_size / images
+
     def rate(self, step: int, total: int) -> float:
         """Learning rate of step 0 <= step < total."""
         if self.schedule == "step":
-            return self.lr * (0.1 if 2 * step >= total else 1.0)
+            # The published loop counts epochs from 0 to E and divides the rate after number E // 2 + 1.
+            many, high = (2, 1) if self.epochs is None else (self.epochs, (self.epochs - 1) // 2 + 2)
+            return self.lr * (0.1 if many * step >= high * total else 1.0)
         warm = max(1, total // 10)
         if step < warm:
             return self.lr * (step + 1) / warm
@@ -77,9 +88,10 @@ class Protocol:
 
 PROTOCOLS = {
     "fast": Protocol("fast", steps=300, epochs=None, batch_size=128, lr=0.03, nesterov=True),
-    "gsdd": Protocol("gsdd", steps=None, epochs=1000, batch_size=256, lr=0.01, schedule="step"),
+    "gsdd": Protocol("gsdd", steps=None, epochs=1001, batch_size=256, lr=0.01, schedule="step", batches="epochs"),
 }
-"""``fast`` is ours; ``gsdd`` is what the reference method tests with (arXiv:2509.26219)."""
+"""``fast`` is ours; ``gsdd`` is what the reference method tests with (arXiv:2509.26219): the loop that came with arXiv:2006.05929,
+which papers call 1,000 epochs."""
 
 
 def choose_protocol(
@@ -180,6 +192,13 @@ def batch_indices(count: int, batch_size: int, seed: int, step: int, key: tuple[
     return row[start - rounds[0] * count :][:batch_size].astype(np.int64)
 
 
+def epoch_indices(count: int, batch_size: int, seed: int, step: int) -> NDArray[np.int64]:
+    """Images of one step, where each epoch is a permutation of all images and its last batch is what is left of it."""
+    number, part = divmod(step, math.ceil(count / batch_size))
+    row = rng(seed, "order", number).permutation(count)
+    return row[part * batch_size :][:batch_size].astype(np.int64)
+
+
 def train(
     data: TrainingSet,
     protocol: Protocol,
@@ -214,6 +233,7 @@ def train(
     network = build(model, int(images.shape[1]), classes, size, seed=seed, device=device)
     optimizer = _optimizer(network, protocol)
     total = protocol.total_steps(len(data)) if steps is None else steps
+    draw = epoch_indices if protocol.batches == "epochs" else batch_indices
     dropout = any(isinstance(module, nn.Dropout) for module in network.modules())
     with torch.random.fork_rng(
         enabled=dropout
@@ -221,9 +241,12 @@ def train(
         for step in range(total):
             if dropout:
                 torch.manual_seed(int(rng(seed, "dropout", step).integers(2**63)))
+            rate = protocol.rate(step, total)
+            if protocol.schedule == "step" and step and rate != protocol.rate(step - 1, total):
+                optimizer = _optimizer(network, protocol)  # as published: momentum starts again
             for group in optimizer.param_groups:
-                group["lr"] = protocol.rate(step, total)
-            chosen = torch.from_numpy(batch_indices(len(data), protocol.batch_size, seed, step)).to(device)
+                group["lr"] = rate
+            chosen = torch.from_numpy(draw(len(data), protocol.batch_size, seed, step)).to(device)
             batch = augment(
                 images[chosen],
                 protocol.augment,
