@@ -355,16 +355,40 @@ def test_learning_rates_are_the_protocols_the_files_or_the_users(
     with gsdata.open(gsd) as file:
         recipe = gsdata.Recipe(lr=0.004)
         gsdata.save(learned, file.codes(), labels=file.labels, classes=CLASSES, recipe=recipe)
-        whitened = gsdata.Recipe(zca={"epsilon": 0.1})
-        gsdata.save(tmp_path / "w.gsd", file.codes(), labels=file.labels, classes=CLASSES, recipe=whitened)
     words = ("--data", data, "--seeds", 1, "--steps", 1, "--model", "ConvNet-D1", "--protocol")
     rates = [
         result_of(capsys, path, *words, *more)["protocol"]["lr"]
         for path, *more in ((gsd, "gsdd"), (learned, "gsdd"), (learned, "fast"), (learned, "gsdd", "--lr", "0.5"))
     ]
     assert rates == [0.01, 0.004, 0.03, 0.5]
-    code, _, err = run(capsys, tmp_path / "w.gsd", *words, "fast")
-    assert (code, "ZCA" in err, err.count("\n")) == (2, True, 1)
+
+
+def test_a_file_that_asks_for_zca_is_whitened_as_the_real_training_images_are(
+    data: Path, gsd: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gsdata_tools.sources import load
+    from gsdata_tools.whitening import Whitening
+
+    path = tmp_path / "w.gsd"
+    with gsdata.open(gsd) as file:
+        recipe = gsdata.Recipe(zca={"epsilon": 0.2, "data": data.name, "split": "train"}, model="ConvNet-D1")
+        gsdata.save(path, file.codes(), labels=file.labels, classes=CLASSES, recipe=recipe)
+    seen: list[Any] = []
+    real = train.accuracy
+    monkeypatch.setattr(evaluation, "accuracy", lambda *words, **o: (seen.append(words[3]), real(*words, **o))[1])
+    report = result_of(capsys, path, "--data", data, "--seeds", 1, "--steps", 20)
+    assert report["normalization"] == {"zca": {"epsilon": 0.2}}
+    assert torch.equal(seen[0].matrix, Whitening.fit(load(str(data), split="train").images, 0.2).matrix)
+    assert report["accuracy"]["mean"] > 60
+    assert result_of(capsys, path, "--data", data, "--export", tmp_path / "out")["normalization"]["zca"]
+    for more in ((), ("--export", tmp_path / "again")):
+        code, _, err = run(capsys, path, "--data", data, "--sizes", "16", *more)
+        assert (code, "ZCA" in err, err.count("\n")) == (2, True, 1)
+    (tmp_path / "copy").mkdir()
+    for split in ("train", "test"):
+        (tmp_path / "copy" / split).symlink_to(data / split)
+    code, _, err = run(capsys, path, "--data", tmp_path / "copy")
+    assert (code, "--data must name" in err, err.count("\n")) == (2, True, 1)
 
 
 def test_the_table_is_readable(data: Path, gsd: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,6 +19,7 @@ import torch
 import gsdata
 from gsdata_tools import checkpoints
 from gsdata_tools.train import Normalization
+from gsdata_tools.whitening import Whitening
 
 SCHEMA = "gsd-eval-export/1"
 NORMALIZATIONS = {
@@ -30,14 +31,14 @@ _LEAST = math.exp(-30.0)  # a logarithm must be finite; 30 below the largest is 
 
 
 def export(
-    file: gsdata.GsdFile, folder: Path, *, normalization: Normalization, lr: float, size: tuple[int, int]
+    file: gsdata.GsdFile, folder: Path, *, normalization: Normalization | Whitening, lr: float, size: tuple[int, int]
 ) -> dict[str, Any]:
     """Write a set, its images ordered by class, each file atomically.
 
     Args:
         file: a file with labels.
         folder: made if it is missing; its parent exists.
-        normalization: of the images: (x - mean) / std, values as decoded and not clamped.
+        normalization: of the images, whose values are as decoded and not clamped.
         lr: the learning rate to train with.
         size: (H, W) to render at.
 
@@ -60,7 +61,7 @@ def export(
         "labels": "hard" if soft is None else "log-probabilities",
         "images_per_class": int(per_class[0]) if len(set(per_class.tolist())) == 1 else per_class.tolist(),
         "classes": list(file.classes),
-        "normalization": {"mean": list(normalization.mean), "std": list(normalization.std)},
+        "normalization": normalization.describe(),
         "lr": lr,
     }
     folder.mkdir(exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,6 +135,8 @@ def _evaluate(
     from gsdata_tools.printing import show
 
     plan = _plan(file, arguments)
+    if file.recipe.zca is not None:
+        plan = replace(plan, normalization=evaluation_data.whitening_of(file, arguments.data, arguments.size))
     real = evaluation_data.load(
         file,
         arguments.sizes,
@@ -179,17 +182,9 @@ def _plan(file: gsdata.GsdFile, arguments: argparse.Namespace) -> Plan:
     from gsdata_tools.evaluation_data import normalization_of
     from gsdata_tools.train import choose_protocol, for_network
 
-    if file.recipe.zca is not None:
-        raise UsageError(f"{file.path}: its recipe asks for ZCA whitening, which gsd-eval does not do yet")
     if arguments.labels == "soft" and file.label_kind != "soft":
         raise UsageError(f"--labels soft: {file.path} has {file.label_kind} labels only")
-    sizes = arguments.sizes or (file.size,)
-    for size in sizes:
-        if size[0] * file.size[1] != size[1] * file.size[0]:
-            raise UsageError(
-                f"--sizes {size[0]}x{size[1]}: {file.path} holds images of {file.size[0]}x{file.size[1]}, and a size must "
-                "keep their proportions"
-            )
+    sizes = _sizes_of(file, arguments)
     augment = file.recipe.augment if arguments.augment is None else arguments.augment
     learned = file.recipe.lr if arguments.protocol == "gsdd" else None
     protocol = choose_protocol(arguments.protocol, augment=augment, steps=arguments.steps, lr=learned)
@@ -207,6 +202,22 @@ def _plan(file: gsdata.GsdFile, arguments: argparse.Namespace) -> Plan:
         labels=arguments.labels or file.label_kind,
         checkpoints=arguments.checkpoints,
     )
+
+
+def _sizes_of(file: gsdata.GsdFile, arguments: argparse.Namespace) -> tuple[tuple[int, int], ...]:
+    """The sizes that are asked for, if the file can be shown at them."""
+    sizes: tuple[tuple[int, int], ...] = arguments.sizes or (file.size,)
+    if file.recipe.zca is not None and sizes != (file.size,):
+        raise UsageError(
+            f"--sizes: {file.path} is whitened by ZCA, which is for images of {file.size[0]}x{file.size[1]} only"
+        )
+    for size in sizes:
+        if size[0] * file.size[1] != size[1] * file.size[0]:
+            raise UsageError(
+                f"--sizes {size[0]}x{size[1]}: {file.path} holds images of {file.size[0]}x{file.size[1]}, and a size must "
+                "keep their proportions"
+            )
+    return sizes
 
 
 def _options(file: gsdata.GsdFile, arguments: argparse.Namespace, plan: Plan, real: Real) -> dict[str, Any]:
@@ -231,16 +242,20 @@ def _options(file: gsdata.GsdFile, arguments: argparse.Namespace, plan: Plan, re
 def _export(file: gsdata.GsdFile, arguments: argparse.Namespace) -> int:
     """``--export``: the set as tensors."""
     from gsdata_tools import ddranking
-    from gsdata_tools.evaluation_data import normalization_of
-    from gsdata_tools.train import PROTOCOLS
+    from gsdata_tools.evaluation_data import normalization_of, whitening_of
+    from gsdata_tools.train import PROTOCOLS, Normalization
+    from gsdata_tools.whitening import Whitening
 
-    sizes = arguments.sizes or (file.size,)
+    sizes = _sizes_of(file, arguments)
     if len(sizes) > 1:
         raise UsageError("--export writes one size: give one in --sizes")
+    unit: Normalization | Whitening = ddranking.NORMALIZATIONS.get(arguments.data) or normalization_of(file)
+    if file.recipe.zca is not None:
+        unit = whitening_of(file, arguments.data, arguments.size)
     said = ddranking.export(
         file,
         arguments.export,
-        normalization=ddranking.NORMALIZATIONS.get(arguments.data) or normalization_of(file),
+        normalization=unit,
         lr=arguments.lr or file.recipe.lr or PROTOCOLS["gsdd"].lr,
         size=sizes[0],
     )

@@ -25,6 +25,7 @@ from gsdata_tools.selection import Selector, moments
 from gsdata_tools.source_images import resize_all
 from gsdata_tools.train import Normalization, Protocol, TrainingSet, accuracy, seconds_per_step, train
 from gsdata_tools.usage import UsageError
+from gsdata_tools.whitening import Whitening
 
 SEARCH_STEPS = (30, 200)
 """The trainings that choose a baseline's setting make a third of the steps of the file's, but within these bounds."""
@@ -73,7 +74,7 @@ class Plan:
     cases: tuple[Case, ...]
     seeds: tuple[int, ...]
     baselines: tuple[str, ...]
-    normalization: Normalization
+    normalization: Normalization | Whitening
     device: str
     labels: str = "hard"
     checkpoints: int = 1

@@ -13,6 +13,7 @@ from gsdata_tools.baselines import Pool
 from gsdata_tools.sources import ImageSet
 from gsdata_tools.train import Normalization, TrainingSet
 from gsdata_tools.usage import UsageError
+from gsdata_tools.whitening import Whitening, epsilon_of
 
 HELD_OUT = "held-out"
 """The ``--split`` that tests on training images which ``Pool`` holds out, never on a test split."""
@@ -38,6 +39,25 @@ def normalization_of(file: gsdata.GsdFile) -> Normalization:
         return Normalization(recipe.mean, recipe.std)
     images = np.asarray(gsdata.render(file.gaussians(), dtype="uint8"))
     return Normalization.of(images.transpose(0, 2, 3, 1))
+
+
+def whitening_of(file: gsdata.GsdFile, data: str, size: int | tuple[int, int] | None) -> Whitening:
+    """What the file's ``zca`` recipe asks for, fitted to the real images that it names.
+
+    Raises:
+        UsageError: ``data`` is not what the recipe names, or does not match the file.
+    """
+    recipe = file.recipe.zca or {}
+    split = recipe.get("split", "train")
+    if split not in ("train", "val", "test"):
+        raise UsageError(f"{file.path}: its ZCA recipe names split {split!r:.40}: expected train, val or test")
+    real = sources.load(data, split=split, size=size)
+    if recipe.get("data", real.name) != real.name:
+        raise UsageError(
+            f"{file.path} is whitened as {recipe['data']!r:.80} is: --data must name that, not {real.name}"
+        )
+    check_match(file, real, file.size)
+    return Whitening.fit(real.images, epsilon_of(recipe))
 
 
 @dataclass(frozen=True, eq=False)

@@ -35,7 +35,7 @@ def report(evaluation: Evaluation) -> dict[str, Any]:
         "seeds": len(plan.seeds),
         "seed": plan.seeds[0],
         "checkpoints": plan.checkpoints,
-        "normalization": asdict(plan.normalization),
+        "normalization": plan.normalization.describe(),
         **{key: first[key] for key in ("test", "accuracy", "chosen", "baselines") if key in first},
         "results": results,
         "complete": evaluation.complete,

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from gsdata.augment import STRATEGY, augment, operations
 from gsdata_tools.draws import generator, rng
 from gsdata_tools.models import NAMES, build
 from gsdata_tools.usage import UsageError
+from gsdata_tools.whitening import Whitening
 
 
 @dataclass(frozen=True)
@@ -180,6 +181,10 @@ class Normalization:
         std = torch.tensor(self.std, dtype=images.dtype, device=images.device).view(1, -1, 1, 1)
         return (images - mean) / std
 
+    def describe(self) -> dict[str, Any]:
+        """For reports."""
+        return {"mean": list(self.mean), "std": list(self.std)}
+
 
 def batch_indices(count: int, batch_size: int, seed: int, step: int, key: tuple[int, ...] = ()) -> NDArray[np.int64]:
     """Images of one step: batches are cut from an endless row of permutations, each keyed by (seed, key, its number).
@@ -202,7 +207,7 @@ def epoch_indices(count: int, batch_size: int, seed: int, step: int) -> NDArray[
 def train(
     data: TrainingSet,
     protocol: Protocol,
-    normalization: Normalization,
+    normalization: Normalization | Whitening,
     *,
     model: str,
     classes: int,
@@ -281,7 +286,7 @@ def accuracy(
     network: nn.Module,
     images: NDArray[np.uint8],
     labels: NDArray[np.int64],
-    normalization: Normalization,
+    normalization: Normalization | Whitening,
     *,
     device: str | torch.device = "cpu",
     batch_size: int = 250,
@@ -292,7 +297,7 @@ def accuracy(
     right = 0
     for start in range(0, len(images), batch_size):
         part = TrainingSet.from_uint8(images[start : start + batch_size], labels[start : start + batch_size])
-        batch = normalization.apply(part.images).to(device=device, memory_format=torch.channels_last)
+        batch = normalization.apply(part.images.to(device)).to(memory_format=torch.channels_last)
         right += int((network(batch).argmax(dim=1).cpu() == part.labels).sum())
     network.train(training)
     return 100.0 * right / len(images)
