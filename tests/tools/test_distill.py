@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -177,6 +178,38 @@ def test_a_network_is_matched_for_an_outer_loop(data, tmp_path, monkeypatch, out
     matched.clear()
     assert dm(data, tmp_path / "y.gsd", *options[:2], *options[4:], iterations=4, method="dc") == 0
     assert len({id(network) for network in matched}) == networks
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["dm", "dc"])
+def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bytes(data, tmp_path, method):
+    options = ["--data", str(data), "--bytes", str(BUDGET), "--iterations", "40", *FAST]
+    options += ["--outer-loop", "4"] if method == "dc" else ["--rate-weight", "0.01"]
+    code = (
+        "import sys; from gsdata_tools import distillation, distilling, monitors;"
+        "distilling.SAVE_SECONDS = 0.0; distillation.WEIGH_EVERY = 7; monitors.EVERY = 10;"
+        "from gsdata_tools.distill import main; sys.exit(main(sys.argv[1:]))"
+    )
+
+    def start(name, *more):
+        command = [sys.executable, "-c", code, method, *options, "--recycle", "-o", str(tmp_path / name), *more]
+        return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": ROOTS})
+
+    assert start("whole.gsd").wait() == 0
+    draws, killed = np.random.default_rng(), 0
+    checkpoint = tmp_path / "parts.ckpt" / "state.npz"
+    while not (tmp_path / "parts.gsd").exists():
+        process = start("parts.gsd", "--resume")
+        before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+        # Wait until it gets somewhere, or each would be killed while it loads; then for a moment that nobody chose.
+        while process.poll() is None and (checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0) == before:
+            time.sleep(0.01)
+        time.sleep(draws.uniform(0.0, 0.5))
+        process.kill()
+        killed += process.wait() == -signal.SIGKILL
+        assert process.returncode in (0, -signal.SIGKILL)
+    assert killed >= 3
+    assert (tmp_path / "parts.gsd").read_bytes() == (tmp_path / "whole.gsd").read_bytes()
 
 
 def test_failures_are_counted_warned_of_and_drawn(data, tmp_path, monkeypatch, capsys):
