@@ -122,8 +122,9 @@ def choose_protocol(
 def for_network(protocol: Protocol, model: str, *, lr: float | None = None) -> Protocol:
     """A protocol with the optimiser that a network needs; ConvNets keep what it says.
 
-    ``gsdd`` trains other networks as the reference paper does: Adam, a cosine schedule, rates of its own. In ``fast`` a ViT gets
-    Adam too, since it hardly learns by SGD in so few steps.
+    ``gsdd`` trains other networks as the reference paper does: Adam, a cosine schedule, rates of its own. In ``fast`` the deep ones
+    get lower rates, at which the training loss falls from the start, and a ViT gets Adam, since it hardly learns by SGD in so few
+    steps.
 
     Args:
         protocol: see ``Protocol``.
@@ -135,6 +136,8 @@ def for_network(protocol: Protocol, model: str, *, lr: float | None = None) -> P
         protocol = replace(protocol, optimizer="adam", schedule="cosine", lr=rate)
     elif model == "ViT":
         protocol = replace(protocol, optimizer="adam", nesterov=False, lr=5e-4)
+    elif model in ("VGG11", "ResNet18"):
+        protocol = replace(protocol, lr=0.003 if model == "VGG11" else 0.01)
     return protocol if lr is None else replace(protocol, lr=lr)
 
 
