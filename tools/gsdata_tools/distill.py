@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from gsdata_tools import cli
+from gsdata_tools import cli, presets
 
 STRATEGY = "dsa:color_crop_cutout_flip_scale_rotate"
 OUTPUT = "the .gsd to write; beside it X.png, X.json, X.monitors.png (with matplotlib), and X.ckpt/ until it is done"
@@ -38,6 +38,9 @@ def _bits(text: str) -> tuple[int, int, int, int]:
 def set_options(parser: argparse.ArgumentParser) -> None:
     """Options of every method: the budget and the first set."""
     group = parser.add_argument_group("the set")
+    group.add_argument(  # presets.expand has replaced it before
+        "--preset", metavar="NAME", default=argparse.SUPPRESS, help="settings by name; gsd-distill --help lists them"
+    )
     budget = group.add_mutually_exclusive_group(required=True)
     budget.add_argument(
         "--ipc", type=cli.positive_int, metavar="K", help="budget: the bytes of K uncompressed images per class"
@@ -294,7 +297,9 @@ def _parser() -> argparse.ArgumentParser:
         examples=[
             "gsd-distill dm --data cifar10 --ipc 1 --time-limit 45m -o c10.gsd",
             "gsd-distill tm --data cifar10 --expert-dir experts/ --ipc 1 -o c10.gsd",
+            "gsd-distill --preset gsdd-cifar10-ipc10 --expert-dir experts/ -o c10.gsd",
         ],
+        notes=presets.listing(),
     )
     commands = parser.add_subparsers(dest="method", required=True, metavar="METHOD")
     _dm(commands)
@@ -304,7 +309,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _main(argv: list[str]) -> int:
-    arguments = _parser().parse_args(argv)
+    arguments = _parser().parse_args(presets.expand(argv))
     from gsdata_tools.distilling import distill
 
     return distill(arguments)

@@ -1,0 +1,6 @@
+#!/bin/sh
+# CIFAR-10 in the bytes of one float32 image per class, by trajectory matching, for a GPU. Not measured.
+set -e
+gsd-experts --data cifar10 --experts 20 -o cifar10-experts/
+gsd-distill --preset gsdata-cifar10-ipc1 --expert-dir cifar10-experts/ -o cifar10-ipc1-tm.gsd
+gsd-eval cifar10-ipc1-tm.gsd --data cifar10 --protocol gsdd --seeds 3 --baselines random-gsd,webp,jpeg
