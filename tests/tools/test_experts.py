@@ -141,6 +141,15 @@ def test_a_time_limit_keeps_what_is_done(data, tmp_path, monkeypatch, capsys):
     assert "before one expert was done" in capsys.readouterr().err
 
 
+def test_whitening_is_recorded_and_changes_what_is_learned(data, tmp_path):
+    assert experts(data, tmp_path / "plain", number=1) == 0
+    assert experts(data, tmp_path / "white", "--zca", number=1) == 0
+    (plain,), (white,) = read_experts(tmp_path / "plain"), read_experts(tmp_path / "white")
+    assert (plain.recipe.zca, white.recipe.zca) == (None, 0.1)
+    assert np.array_equal(plain.weights(0), white.weights(0))
+    assert not np.array_equal(plain.weights(1), white.weights(1))
+
+
 def test_half_precision_halves_the_bytes(data, tmp_path):
     assert experts(data, tmp_path / "single", number=1) == 0
     assert experts(data, tmp_path / "half", "--half", number=1) == 0
@@ -156,6 +165,7 @@ def test_half_precision_halves_the_bytes(data, tmp_path):
         (("--model", "LeNet"), "LeNet"),
         (("--model", "ConvNet-D6"), "too few"),
         (("--momentum", "1"), "below 1"),
+        (("--zca", "--size", "80"), "ZCA whitening of 80x80"),
         (("-o", "{tmp}/missing/e"), "make it first"),
         (("-o", "{tmp}/data.npz"), "is a file"),
     ],

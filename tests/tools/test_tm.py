@@ -13,9 +13,11 @@ import torch
 import gsdata
 from gsdata_tools import distillation, tm
 from gsdata_tools.distill import main as distill_main
+from gsdata_tools.evaluate import main as evaluate_main
 from gsdata_tools.expert_files import expert_path, experts_digest, read_experts, write_expert
 from gsdata_tools.experts import main as experts_main
 from gsdata_tools.tm import student_batches
+from gsdata_tools.whitening import Whitening
 
 NETWORK = ["--model", "ConvNet-D1", "--quiet"]
 
@@ -27,8 +29,8 @@ def _restore_threads():
     torch.set_num_threads(threads)
 
 
-def make_data(path, classes=3):
-    draws = np.random.default_rng(0)
+def make_data(path, classes=3, seed=0):
+    draws = np.random.default_rng(seed)
     y = np.arange(36) % classes
     x = (draws.integers(0, 100, (36, 12, 12, 3)) + 50 * y[:, None, None, None]).astype(np.uint8)
     np.savez(path, x=x, y=y)
@@ -101,6 +103,38 @@ def test_a_stopped_run_resumes_to_the_same_bytes(made, tmp_path, monkeypatch, op
     assert out.read_bytes() == (tmp_path / "whole.gsd").read_bytes()
     log = json.loads((tmp_path / "parts.json").read_text())["log"]
     assert log == json.loads((tmp_path / "whole.json").read_text())["log"]
+
+
+def test_whitened_experts_have_a_whitened_student_and_a_recipe(made, tmp_path, monkeypatch, capsys):
+    folder, data = tmp_path / "e", str(made.data)
+    train = ["--data", data, "--experts", "1", "--epochs", "1", "--zca", "0.2", "--limit", "30", "-o", str(folder)]
+    assert experts_main([*train, *NETWORK]) == 0
+    more = ("--limit", "30", "--init", "random")
+    assert match(made, tmp_path / "whole.gsd", *more, experts=folder) == 0
+    with gsdata.open(tmp_path / "whole.gsd") as file:
+        zca = dict(file.recipe.zca)
+    digest = read_experts(folder)[0].recipe.data[:32]
+    assert zca == {"epsilon": 0.2, "data": "data.npz", "split": zca["split"], "digest": digest, "limit": 30, "seed": 0}
+
+    # The map is kept in the checkpoint: a resumed run does not fit it again.
+    step = distillation.Distillation.step
+    stop = lambda self: (self.iteration == 2 and os.kill(os.getpid(), signal.SIGINT)) or step(self)  # noqa: E731
+    monkeypatch.setattr(distillation.Distillation, "step", stop)
+    assert match(made, tmp_path / "parts.gsd", *more, experts=folder) == 130
+    monkeypatch.undo()
+    monkeypatch.setattr(Whitening, "fit", lambda *a: pytest.fail("fitted again"))
+    assert match(made, tmp_path / "parts.gsd", *more, "--resume", experts=folder) == 0
+    assert (tmp_path / "parts.gsd").read_bytes() == (tmp_path / "whole.gsd").read_bytes()
+    monkeypatch.undo()
+
+    words = [str(tmp_path / "whole.gsd"), "--split", "train", "--seeds", "1", "--steps", "1", "--quiet"]
+    assert evaluate_main([*words, "--data", data, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["normalization"] == {"zca": {"epsilon": 0.2}}
+    (tmp_path / "other").mkdir()
+    assert evaluate_main([*words, "--data", str(make_data(tmp_path / "other" / "data.npz", seed=1))]) == 2
+    assert "whitened by other images" in capsys.readouterr().err
+    assert evaluate_main([*words, "--data", data, "--sizes", "24"]) == 2
+    assert "whitened by ZCA" in capsys.readouterr().err
 
 
 def test_other_experts_are_another_run(made, tmp_path, monkeypatch, capsys):

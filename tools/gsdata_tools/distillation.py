@@ -140,6 +140,7 @@ class Distillation:
 
     def start(self, checkpoint: cli.Checkpoint) -> None:
         """Make the networks and the first set, or take them from the checkpoint."""
+        self.method.start(checkpoint)
         self._make_pool(checkpoint)
         self.parameters = self._first_set(checkpoint)
         self.adam.attach(self.parameters)

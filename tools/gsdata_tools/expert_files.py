@@ -50,6 +50,7 @@ class ExpertRecipe:
         weight_decay: of SGD.
         half: whether weights are stored as float16.
         seed: of every draw; expert k draws for (seed, k).
+        zca: epsilon of a ZCA whitening instead of mean and std; None for none.
     """
 
     data: str
@@ -68,11 +69,12 @@ class ExpertRecipe:
     weight_decay: float
     half: bool
     seed: int
+    zca: float | None = None
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> ExpertRecipe:
         """From what ``dataclasses.asdict`` and JSON made of it."""
-        named = {f.name: values[f.name] for f in fields(cls)}
+        named = {f.name: values[f.name] for f in fields(cls) if f.name in values}
         lists: dict[str, Any] = {name: tuple(value) for name, value in named.items() if isinstance(value, list)}
         return cls(**(named | lists))
 

@@ -34,6 +34,14 @@ def _parser() -> argparse.ArgumentParser:
     group.add_argument("--lr", type=cli.positive_float, default=0.01, metavar="X", help="learning rate, constant")
     group.add_argument("--momentum", type=_momentum, default=0.0, metavar="X", help="of SGD; 0 is plain SGD")
     group.add_argument("--weight-decay", type=cli.nonnegative_float, default=0.0, metavar="X", help="of SGD")
+    group.add_argument(
+        "--zca",
+        type=cli.positive_float,
+        nargs="?",
+        const=0.1,
+        metavar="EPSILON",
+        help="whiten the images by ZCA instead of taking mean and standard deviation, as published for CIFAR (0.1 where no EPSILON is given)",
+    )
     group.add_argument("--half", action="store_true", help="store weights as float16, in half of the bytes")
     cli.common_run_options(
         parser,

@@ -26,6 +26,7 @@ from gsdata_tools.expert_files import (
 from gsdata_tools.expert_training import ExpertTraining
 from gsdata_tools.long_runs import set_threads, stop_requests
 from gsdata_tools.real_data import RealData
+from gsdata_tools.whitening import Whitening
 
 SAVE_SECONDS = 30.0
 
@@ -52,8 +53,10 @@ def train_experts(arguments: argparse.Namespace) -> int:
     done = _finished(folder, recipe, arguments)
     checkpoint = cli.Checkpoint(ckpt, vars(recipe), resume=arguments.resume and ckpt.is_dir())
     set_threads(checkpoint, checkpoint.names())
-    folder.mkdir(exist_ok=True)
     real = RealData(data.images, data.labels, recipe.classes, recipe.mean, recipe.std, device)
+    if recipe.zca is not None:
+        real.whiten(Whitening.fit(data.images, recipe.zca))
+    folder.mkdir(exist_ok=True)
     images = real.take(np.arange(len(data.images))).contiguous(memory_format=torch.channels_last)
     labels = torch.from_numpy(data.labels).to(device)
 
@@ -138,6 +141,7 @@ def recipe_of(arguments: argparse.Namespace, data: sources.ImageSet) -> ExpertRe
         weight_decay=arguments.weight_decay,
         half=arguments.half,
         seed=arguments.seed,
+        zca=arguments.zca,
     )
     networks.build(
         recipe.model, recipe.channels, recipe.classes, recipe.size, seed=0

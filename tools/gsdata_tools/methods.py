@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from gsdata.recipe import Recipe
+from gsdata_tools.checkpoints import Checkpoint
 from gsdata_tools.learnable import LearnableSet, Leaves, RowAdam, boundary_loss
 from gsdata_tools.networks import ConvNet
 from gsdata_tools.rate import RateModel
@@ -61,6 +62,9 @@ class Method(ABC):
 
     def __init__(self, run: Distillation) -> None:
         self.run = run
+
+    def start(self, checkpoint: Checkpoint) -> None:  # noqa: B027 (most methods need nothing)
+        """Compute what steps and the choice of real images need, or take it from the checkpoint."""
 
     @abstractmethod
     def step(self) -> dict[str, float]:

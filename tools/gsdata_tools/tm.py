@@ -22,11 +22,13 @@ import gsdata
 from gsdata.augment import augment
 from gsdata.recipe import Recipe
 from gsdata_tools import cli
+from gsdata_tools.checkpoints import Checkpoint
 from gsdata_tools.draws import rng
 from gsdata_tools.expert_files import Expert, experts_digest, read_experts
 from gsdata_tools.methods import Method, StepOptions, descend, step_options
 from gsdata_tools.networks import ConvNet
 from gsdata_tools.trajectory import FlatNetwork, match_trajectory
+from gsdata_tools.whitening import Whitening
 
 if TYPE_CHECKING:
     from gsdata_tools.distillation import Distillation
@@ -62,6 +64,20 @@ class TrajectoryMatching(Method):
         run.options |= {"expert_dir": self.digest[:32], "max_start_epoch": bound, "lr_init": lr_init}
         self.options = StepOptions(**step_options(run.options))
         self.lr, self.velocity = float(lr_init), 0.0
+
+    def start(self, checkpoint: Checkpoint) -> None:
+        """Whiten as the experts' images were."""
+        epsilon = self.experts[0].recipe.zca
+        if epsilon is None:
+            return
+        if "whitening" in checkpoint.names():
+            arrays, _ = checkpoint.load("whitening")
+            shape = (self.run.channels, *self.run.size)
+            made = Whitening(torch.from_numpy(arrays["mean"]), torch.from_numpy(arrays["matrix"]), shape, epsilon)
+        else:
+            made = Whitening.fit(self.run.data.images, epsilon)
+            checkpoint.save("whitening", {"mean": made.mean.numpy(), "matrix": made.matrix.numpy()})
+        self.run.real.whiten(made)
 
     def step(self) -> dict[str, float]:
         """One iteration: a student's steps, and one step of the images that it saw and of its learning rate."""
@@ -124,8 +140,13 @@ class TrajectoryMatching(Method):
         self.lr, self.velocity = state["lr"].tolist()
 
     def recipe(self, recipe: Recipe) -> Recipe:
-        """With the learned rate."""
-        return replace(recipe, lr=self.lr)
+        """With the learned rate, and where the whitening comes from."""
+        run, epsilon = self.run, self.experts[0].recipe.zca
+        if epsilon is None:
+            return replace(recipe, lr=self.lr)
+        data = {"data": run.data.name, "split": run.data.split, "digest": run.data.digest[:32]}
+        part = {"limit": run.options["limit"], "seed": run.seed} if run.options["limit"] else {}
+        return replace(recipe, lr=self.lr, mean=None, std=None, zca={"epsilon": epsilon} | data | part)
 
     def provenance(self) -> dict[str, Any]:
         """Which experts."""
