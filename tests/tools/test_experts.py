@@ -178,6 +178,14 @@ def test_impossible_requests_come_before_any_work(data, tmp_path, monkeypatch, c
     assert [p.name for p in tmp_path.iterdir()] == ["data.npz"]
 
 
+def test_a_training_that_diverges_is_told_and_not_stored(data, tmp_path, capsys):
+    assert experts(data, tmp_path / "e", "--lr", "1e30") == 1
+    error = capsys.readouterr().err
+    assert "not finite" in error
+    assert "--lr" in error
+    assert contents(tmp_path / "e") == {}
+
+
 def test_another_recipe_is_not_resumed_and_force_starts_again(data, tmp_path, capsys):
     out = tmp_path / "e"
     assert experts(data, out) == 0

@@ -49,14 +49,16 @@ def whitening_of(file: gsdata.GsdFile, data: str, size: int | tuple[int, int] | 
     """
     recipe = file.recipe.zca or {}
     split = recipe.get("split", "train")
-    if split not in ("train", "val", "test"):
-        raise UsageError(f"{file.path}: its ZCA recipe names split {split!r:.40}: expected train, val or test")
+    if split not in ("all", "train", "val", "test"):  # "all" is what data without splits calls itself
+        raise UsageError(f"{file.path}: its ZCA recipe names split {split!r:.40}: expected all, train, val or test")
     limit, seed = recipe.get("limit"), recipe.get("seed")
     if limit is not None and not (isinstance(limit, int) and limit > 0 and isinstance(seed, int) and seed >= 0):
         raise UsageError(
             f"{file.path}: its ZCA recipe names limit {limit!r:.40} and seed {seed!r:.40}: no whole numbers"
         )
-    real = sources.load(data, split=split, limit=limit, size=size, balanced_seed=seed if limit else None)
+    real = sources.load(
+        data, split=None if split == "all" else split, limit=limit, size=size, balanced_seed=seed if limit else None
+    )
     if recipe.get("data", real.name) != real.name:
         raise UsageError(
             f"{file.path} is whitened as {recipe['data']!r:.80} is: --data must name that, not {real.name}"

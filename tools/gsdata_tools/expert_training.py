@@ -65,8 +65,8 @@ class ExpertTraining:
         """Whether all epochs are trained."""
         return self.step == self.recipe.epochs * self.steps_per_epoch
 
-    def make_step(self) -> float:
-        """One step of SGD; returns the loss before it."""
+    def make_step(self) -> torch.Tensor:
+        """One step of SGD; returns the loss before it, unread: reading it makes the host wait for a GPU."""
         recipe = self.recipe
         rows = batch_indices(len(self.images), recipe.batch_size, recipe.seed, self.step, key=(NETWORK, self.number))
         chosen = torch.from_numpy(rows).to(self.images.device)
@@ -80,7 +80,7 @@ class ExpertTraining:
         self.step += 1
         if self.step % self.steps_per_epoch == 0:
             self.trajectory.append(self._weights())
-        return float(loss.detach())
+        return loss.detach()
 
     def _weights(self) -> NDArray[np.float32]:
         weights: NDArray[np.float32] = flatten(self.network).cpu().numpy()

@@ -29,6 +29,8 @@ from gsdata_tools.real_data import RealData
 from gsdata_tools.whitening import Whitening
 
 SAVE_SECONDS = 30.0
+READ_EVERY = 10
+"""Steps after which the loss is read and shown; a GPU computes the ones between without waiting for the host."""
 
 
 def train_experts(arguments: argparse.Namespace) -> int:
@@ -197,10 +199,12 @@ def _train(
                 if late or stopped():
                     return False
             loss = expert.make_step()
-            if not np.isfinite(loss):
-                raise GsdError(
-                    f"expert {expert.number}: the loss is not finite in step {expert.step}; a smaller --lr avoids that"
-                )
+            if expert.step % READ_EVERY == 0 or expert.done:
+                value = float(loss)
+                if not np.isfinite(value):
+                    raise GsdError(
+                        f"expert {expert.number}: the loss is not finite in step {expert.step}; a smaller --lr avoids that"
+                    )
+                progress.update(expert.step, loss=value)
             slowest = max(slowest, time.monotonic() - before)
-            progress.update(expert.step, loss=loss)
     return True
