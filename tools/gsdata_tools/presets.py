@@ -6,7 +6,7 @@ resolved options as for any other command. ``gsdd-*`` are the rows of GSDD (arXi
 is how it uses up its IPC; here it takes about a third of that, and the preset asks for those bytes. ``gsdata-*`` are the same methods
 with all bytes of the IPC, spent as the planner would.
 
-Not as published: the optimiser of the Gaussians and its rates, the first fit, and mean and standard deviation instead of ZCA.
+Not as published: the optimiser of the Gaussians and its rates, and the first fit. Whether images are whitened, the experts say.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def listing() -> str:
 _NOTES = (
     "gsdd-* are the published rows (GSDD, arXiv:2509.26219): their images, Gaussians and protocols, in about a third of their bytes.",
     "gsdata-* spend all bytes of that IPC. tm also needs --expert-dir, from gsd-experts with its defaults (ConvNet-D5 at 128 pixels).",
-    "CIFAR-100 and 256 pixels also need --data. Images are not whitened, as the published ones for CIFAR were.",
+    "CIFAR-100 and 256 pixels also need --data. The published images of CIFAR were whitened: gsd-experts --zca.",
 )
 
 
