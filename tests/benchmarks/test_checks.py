@@ -200,7 +200,10 @@ def test_an_ablation_changes_one_thing(data, tmp_path, monkeypatch, commands):
     assert all(0.98 * 2000 <= run["bytes"] <= 2000 for run in result["runs"])
     whole, _, wide, _ = result["runs"]
     assert wide["gaussians"] < whole["gaussians"]
-    modes = {path.name.split("-")[0]: gsdata.open(path).gaussians([0]).antialias for path in (tmp_path / "work").glob("*.gsd")}
+    modes = {
+        path.name.split("-")[0]: gsdata.open(path).gaussians([0]).antialias
+        for path in (tmp_path / "work").glob("*.gsd")
+    }
     assert modes["antialiasing"] == "none"
     assert {modes[name] for name in ("all", "opacity", "quantisation")} == {"box-normalized"}
     assert len(commands) == 4
