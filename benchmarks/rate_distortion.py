@@ -95,7 +95,7 @@ FULL = (
         1000,
         (60, 85, 120, 160, 210, 300, 500),
         (120, 210),
-        utility=Utility(1000, (120, 360), steps=150, batch=64),
+        utility=Utility(1000, (120,), steps=150, batch=64),
     ),
     Plan(
         "imagenette-128",

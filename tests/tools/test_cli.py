@@ -171,8 +171,9 @@ def test_an_interrupted_run_says_how_to_resume(flag, tmp_path, capsys):
 def test_signals_end_a_command_with_130(name):
     done = python(
         """
-        import os, sys, time
+        import os, signal, sys, time
         from gsdata_tools import cli
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits that it is ignored
         def body(argv):
             os.kill(os.getpid(), int(argv[0]))
             time.sleep(20)
