@@ -173,7 +173,7 @@ def test_signals_end_a_command_with_130(name):
         """
         import os, signal, sys, time
         from gsdata_tools import cli
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits that it is ignored
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits that it is ignored
         def body(argv):
             os.kill(os.getpid(), int(argv[0]))
             time.sleep(20)
