@@ -48,6 +48,39 @@ def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
             os.close(folder)
 
 
+def pack(arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any] | None = None) -> bytes:
+    """The bytes of a zip that holds arrays (of anything but objects) and JSON values."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr(_META, _json({"arrays": sorted(arrays), "meta": meta or {}}))
+        for key, array in arrays.items():
+            member = io.BytesIO()
+            np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
+            archive.writestr(f"{key}.npy", member.getbuffer())
+    return buffer.getvalue()
+
+
+def unpack(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """What ``pack`` was given.
+
+    Raises:
+        BadZipFile, zlib.error, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError: these are not such bytes.
+    """
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        damaged = archive.testzip()
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"{damaged} does not match its checksum")
+        arrays = {
+            member.removesuffix(".npy"): np.lib.format.read_array(io.BytesIO(archive.read(member)), allow_pickle=False)
+            for member in archive.namelist()
+            if member != _META
+        }
+        contents = json.loads(archive.read(_META))
+    if contents["arrays"] != sorted(arrays):
+        raise ValueError("its list of arrays is not what it holds")
+    return arrays, contents["meta"]
+
+
 class Checkpoint:
     """The folder ``X.ckpt``: named states of arrays and JSON, and the options that they were made with.
 
@@ -85,18 +118,12 @@ class Checkpoint:
             arrays: any NumPy arrays except of objects, by name.
             meta: JSON values.
         """
-        buffer = io.BytesIO()
-        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-            archive.writestr(_META, _json({"arrays": sorted(arrays), "meta": meta or {}}))
-            for key, array in arrays.items():
-                member = io.BytesIO()
-                np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
-                archive.writestr(f"{key}.npy", member.getbuffer())
+        data = pack(arrays, meta)
         target = self._file(name)
         self.path.mkdir(exist_ok=True)
         if not (self.path / _OPTIONS).exists():
             atomic_write(self.path / _OPTIONS, _json(self.options).encode())
-        atomic_write(target, buffer.getvalue())
+        atomic_write(target, data)
 
     def load(self, name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """The arrays and the meta of a saved state.
@@ -109,18 +136,7 @@ class Checkpoint:
         if not target.exists():
             raise KeyError(name)
         try:
-            with zipfile.ZipFile(io.BytesIO(target.read_bytes())) as archive:
-                damaged = archive.testzip()
-                if damaged is not None:
-                    raise zipfile.BadZipFile(f"{damaged} does not match its checksum")
-                arrays = {
-                    member.removesuffix(".npy"): np.lib.format.read_array(
-                        io.BytesIO(archive.read(member)), allow_pickle=False
-                    )
-                    for member in archive.namelist()
-                    if member != _META
-                }
-                contents = json.loads(archive.read(_META))
+            return unpack(target.read_bytes())
         except (
             zipfile.BadZipFile,
             zlib.error,
@@ -131,9 +147,6 @@ class Checkpoint:
             RuntimeError,
         ) as error:
             raise self._damaged(target, error) from error
-        if contents["arrays"] != sorted(arrays):
-            raise self._damaged(target, ValueError("its list of arrays is not what it holds"))
-        return arrays, contents["meta"]
 
     def names(self) -> list[str]:
         """The names of all saved states, sorted."""

@@ -29,7 +29,7 @@ from gsdata.augment import augment
 from gsdata_tools.dm import classes_of, synthetic_of
 from gsdata_tools.draws import rng
 from gsdata_tools.learnable import LearnableSet, RowAdam
-from gsdata_tools.methods import Method, StepOptions, descend, step_options
+from gsdata_tools.methods import Method, Share, StepOptions, descend, step_options
 from gsdata_tools.networks import ConvNet
 from gsdata_tools.rate import RateModel
 from gsdata_tools.real_data import RealData
@@ -143,10 +143,25 @@ def dc_step(
     indices = np.concatenate(chosen)
     rows = parameters.rows(indices)
     leaves = parameters.leaves(rows)
-    rendered = gsdata.render(parameters.stored(leaves, parameters.counts[indices]))
+    share = Share.of(classes, chosen, parameters, leaves)
+    match = loss = torch.zeros((), device=real.device)
+    if share.classes:
+        match, loss = _compare(iteration, parameters, share, real, network, options)
+    return descend(loss, {"match": match}, parameters, indices, rows, leaves, adam, options, coding)
 
+
+def _compare(
+    iteration: int,
+    parameters: LearnableSet,
+    share: Share,
+    real: RealData,
+    network: ConvNet,
+    options: DcOptions,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The distance of gradients, summed over classes: as a number, and with a graph that leads to the Gaussians."""
+    rendered = gsdata.render(parameters.stored(share.leaves, parameters.counts[share.indices]))
     match, gradients = rendered.new_zeros(()), []
-    for label, pixels in zip(classes, torch.split(rendered.detach(), [len(c) for c in chosen]), strict=True):
+    for label, pixels in zip(share.classes, torch.split(rendered.detach(), share.sizes), strict=True):
         key = int(rng(options.seed, "dc-augment", iteration, label).integers(2**63))
         batch = real.draw(options.batch_real, options.seed, iteration, label)
         # The fused layers are faster where one derivative is enough.
@@ -163,17 +178,7 @@ def dc_step(
 
     # The value of the match, and as its gradient what was computed class by class.
     through = (rendered * torch.cat(gradients)).sum()
-    return descend(
-        match + (through - through.detach()),
-        {"match": match},
-        parameters,
-        indices,
-        rows,
-        leaves,
-        adam,
-        options,
-        coding,
-    )
+    return match, match + (through - through.detach())
 
 
 def train_on_set(

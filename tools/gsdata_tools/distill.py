@@ -318,3 +318,7 @@ def _main(argv: list[str]) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Entry point of ``gsd-distill``; returns the exit code."""
     return cli.run(_main, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

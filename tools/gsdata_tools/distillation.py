@@ -7,6 +7,7 @@ brought back into the budget at fixed step numbers, and checkpoints, whenever th
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from gsdata.augment import operations
 from gsdata.budget import Plan, default_bits, ipc_bytes
 from gsdata.quantize import Codes
 from gsdata.recipe import Recipe
-from gsdata_tools import cli, monitors, networks, sources
+from gsdata_tools import cli, monitors, networks, ranks, sources
 from gsdata_tools.dc import GradientMatching
 from gsdata_tools.distill_plan import (
     channel_statistics,
@@ -32,6 +33,7 @@ from gsdata_tools.distill_plan import (
 from gsdata_tools.dm import DistributionMatching
 from gsdata_tools.initialise import choose_real, noise_set, real_set, solid_warmup
 from gsdata_tools.learnable import LEARNING_RATES, LearnableSet, RowAdam, fill_budget
+from gsdata_tools.long_runs import computed_by
 from gsdata_tools.methods import Method
 from gsdata_tools.pretrain import confidence, pretrain, snapshot_steps
 from gsdata_tools.rate import RateModel
@@ -139,42 +141,58 @@ class Distillation:
         return made.requires_grad_(False)
 
     def start(self, checkpoint: cli.Checkpoint) -> None:
-        """Make the networks and the first set, or take them from the checkpoint."""
+        """Make the networks and the first set, or take them from the checkpoint; the first process does it for all."""
         self.method.start(checkpoint)
         self._make_pool(checkpoint)
-        self.parameters = self._first_set(checkpoint)
+        self.parameters = LearnableSet.unpack(
+            *ranks.from_first(lambda: self._first_set(checkpoint).pack()), self.device
+        )
         self.adam.attach(self.parameters)
-        if "state" in checkpoint.names():
-            arrays, meta = checkpoint.load("state")
-            tensors = {name: torch.from_numpy(np.array(value)) for name, value in arrays.items()}
-            self.parameters.load_state({k[4:]: v for k, v in tensors.items() if k.startswith("set.")})
-            self.adam.load_state({k[5:]: v for k, v in tensors.items() if k.startswith("adam.")}, self.device)
-            self.method.load_state({k[7:]: v for k, v in tensors.items() if k.startswith("method.")})
-            self.iteration, self.log = int(meta["iteration"]), list(meta["log"])
-            self.monitors = list(meta["monitors"])
-            if "rate.shape" in arrays:
-                self.coding = RateModel(arrays["rate.shape"], arrays["rate.colors"], float(arrays["rate.position"]))
+        arrays, meta = ranks.from_first(lambda: checkpoint.load("state") if "state" in checkpoint.names() else ({}, {}))
+        if meta:
+            self._load(arrays, meta)
         else:
-            self.fill(*FILL)
-            self._monitor()
+            self._on_first(lambda: self.fill(*FILL))
+            self._on_first(self._monitor)
             self.save(checkpoint)
+
+    def _load(self, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
+        tensors = {name: torch.from_numpy(np.array(value)) for name, value in arrays.items()}
+        self.parameters.load_state({k[4:]: v for k, v in tensors.items() if k.startswith("set.")})
+        self.adam.load_state({k[5:]: v for k, v in tensors.items() if k.startswith("adam.")}, self.device)
+        self.method.load_state({k[7:]: v for k, v in tensors.items() if k.startswith("method.")})
+        self.iteration, self.log = int(meta["iteration"]), list(meta["log"])
+        self.monitors = list(meta["monitors"])
+        if "rate.shape" in arrays:
+            self.coding = RateModel(arrays["rate.shape"], arrays["rate.colors"], float(arrays["rate.position"]))
+
+    def _on_first(self, change: Callable[[], object]) -> None:
+        """Have the first process change how many Gaussians there are, and the others take over the set, bit for bit."""
+        if ranks.first():
+            change()
+        if ranks.world() > 1:
+            state = ranks.from_first(self._state)
+            if not ranks.first():
+                self._load(*state)
 
     def save(self, checkpoint: cli.Checkpoint) -> None:
         """Copy the state; a run that continues from it makes the same steps as one that was never stopped."""
+        checkpoint.save("state", *self._state())
+
+    def _state(self) -> ranks.State:
         state = {f"set.{k}": v for k, v in self.parameters.state().items()}
         state |= {f"adam.{k}": v for k, v in self.adam.state().items()}
         state |= {f"method.{k}": v for k, v in self.method.state().items()}
-        meta = {"iteration": self.iteration, "log": self.log, "monitors": self.monitors}
-        meta |= {"threads": torch.get_num_threads()}
+        meta = {"iteration": self.iteration, "log": self.log, "monitors": self.monitors} | computed_by()
         arrays = {name: value.cpu().numpy() for name, value in state.items()}
         if self.coding:
             arrays |= {f"rate.{name}": np.asarray(value) for name, value in vars(self.coding).items()}
-        checkpoint.save("state", arrays, meta)
+        return arrays, meta
 
     def step(self) -> dict[str, float]:
         """One step, before it the weighing where one is due."""
         if self.iteration and self.iteration % WEIGH_EVERY == 0:
-            self.fill(*FILL)
+            self._on_first(lambda: self.fill(*FILL))
         if self.options["rate_weight"] and self.iteration % WEIGH_EVERY == 0:
             self.coding = RateModel.of(self.parameters.codes())
         losses = self.method.step()
@@ -185,7 +203,7 @@ class Distillation:
         self.iteration += 1
         self.log.append({"iteration": self.iteration} | {k: float(f"{v:.6g}") for k, v in losses.items()})
         if self.iteration % monitors.EVERY == 0:
-            self._monitor()
+            self._on_first(self._monitor)
         return losses
 
     def _monitor(self) -> None:
@@ -232,29 +250,33 @@ class Distillation:
         self.teachers = self.method.teachers() if chooses else []
         if not self.method.trained and not (chooses and not self.teachers):
             return
-        trainings, steps = self.options["pretrain"]
-        if "networks" in checkpoint.names():
-            arrays, _ = checkpoint.load("networks")
-            states = _unpack(arrays)
-        else:
-            with cli.Progress(trainings * steps, "networks", self.arguments.quiet) as progress:
-                states = pretrain(
-                    lambda key: self.network(_TRAININGS, *key),
-                    self.real,
-                    self.data.labels,
-                    networks=trainings,
-                    steps=steps,
-                    strategy=self.options["augment"],
-                    seed=self.seed,
-                    progress=progress.update,
-                )
-            checkpoint.save("networks", _pack(states))
+        states = _unpack(ranks.from_first(lambda: (self._networks(checkpoint), {}))[0])
         for state in states:
             network = self.network()
             network.load_state_dict(state)
             self.pool.append(network)
-        each = len(snapshot_steps(steps))
+        each = len(snapshot_steps(self.options["pretrain"][1]))
         self.teachers = self.teachers or self.pool[each - 1 :: each]
+
+    def _networks(self, checkpoint: cli.Checkpoint) -> dict[str, np.ndarray]:
+        """Snapshots of networks that were trained on the real data."""
+        if "networks" in checkpoint.names():
+            return checkpoint.load("networks")[0]
+        trainings, steps = self.options["pretrain"]
+        with cli.Progress(trainings * steps, "networks", self.arguments.quiet) as progress:
+            states = pretrain(
+                lambda key: self.network(_TRAININGS, *key),
+                self.real,
+                self.data.labels,
+                networks=trainings,
+                steps=steps,
+                strategy=self.options["augment"],
+                seed=self.seed,
+                progress=progress.update,
+            )
+        arrays = _pack(states)
+        checkpoint.save("networks", arrays)
+        return arrays
 
     def _first_set(self, checkpoint: cli.Checkpoint) -> LearnableSet:
         wanted = self.plan.gaussians

@@ -11,19 +11,18 @@ import json
 import time
 from typing import Any
 
-import torch
-
 import gsdata
 from gsdata.errors import BudgetError
-from gsdata_tools import cli
+from gsdata_tools import cli, ranks
 from gsdata_tools.distillation import Distillation
-from gsdata_tools.long_runs import set_threads, stop_requests
+from gsdata_tools.long_runs import computed_by, set_threads, stop_requests
 from gsdata_tools.monitors import draw
 from gsdata_tools.preview import preview_file
 
 LOWEST_FILL = 0.98
 """The closed file weighs at least this part of its budget."""
 SAVE_SECONDS = 30.0
+_GO_ON, _LATE, _STOP = range(3)
 
 
 def distill(arguments: argparse.Namespace) -> int:
@@ -36,9 +35,11 @@ def distill(arguments: argparse.Namespace) -> int:
     deadline = cli.Deadline(arguments.time_limit)
     companions = (".png", ".json", ".monitors.png")
     output = cli.check_output(arguments.output, arguments.force, arguments.resume, companions=companions)
+    ranks.join(cli.resolve_device(arguments.device))
     run = Distillation(arguments)
+    ranks.wait()  # until every process has looked at what is there, before the first one changes it
     identity = run.options | {"source": run.data.digest, "budget": run.budget, "method": arguments.method}
-    checkpoint = cli.Checkpoint(output.ckpt, identity, resume=output.resuming)
+    checkpoint = ranks.checkpoint(output.ckpt, identity, resume=output.resuming)
     set_threads(checkpoint, ["state"])
     if not arguments.quiet:
         planned = run.plan
@@ -52,6 +53,19 @@ def distill(arguments: argparse.Namespace) -> int:
             f"{output.ckpt} holds {run.iteration} iterations, more than --iterations {arguments.iterations}"
         )
     _iterate(run, arguments, deadline, checkpoint)
+    if ranks.first():
+        _finish(run, arguments, output, begun)
+        checkpoint.delete()
+    ranks.wait()
+    return 0
+
+
+def _finish(run: Distillation, arguments: argparse.Namespace, output: cli.Output, begun: float) -> None:
+    """Close the file, and write what comes beside it.
+
+    Raises:
+        BudgetError: the smallest possible set is larger than the budget.
+    """
     data = close(run)
     cli.atomic_write(output.gsd, data)
     report = _report(run, data, time.monotonic() - begun)
@@ -61,12 +75,10 @@ def distill(arguments: argparse.Namespace) -> int:
     drawing.unlink(missing_ok=True)
     if len(run.monitors) > 1 and not draw(run.monitors, drawing) and not arguments.quiet:
         cli.note(f"{drawing.name} is not drawn: matplotlib is not installed; the counts are in {output.json.name}")
-    checkpoint.delete()
     if not arguments.quiet:
         cli.note(f"{output.gsd}: {len(data):,} bytes, {100 * len(data) / run.budget:.2f} % of the budget")
     if arguments.json:
         cli.write_json(report)
-    return 0
 
 
 def _iterate(
@@ -77,18 +89,23 @@ def _iterate(
     label = f"{arguments.method} step"
     with stop_requests() as stop, cli.Progress(arguments.iterations, label, arguments.quiet) as progress:
         slowest = 0.0
-        while run.iteration < arguments.iterations and deadline.remaining() > 2 * slowest:
+
+        def wanted() -> int:
+            late = deadline.remaining() <= 2 * slowest
+            # All processes end after the same step, whichever of them is told to.
+            return ranks.highest(_STOP if stop.is_set() else _LATE if late else _GO_ON)
+
+        while (reason := wanted()) == _GO_ON and run.iteration < arguments.iterations:
             before = time.monotonic()
             losses = run.step()
             slowest = max(slowest, time.monotonic() - before)
             progress.update(run.iteration, **losses)
-            if stop.is_set():
-                run.save(checkpoint)
-                raise KeyboardInterrupt
             if time.monotonic() - saved > SAVE_SECONDS:
                 run.save(checkpoint)
                 saved = time.monotonic()
-    run.save(checkpoint)
+        run.save(checkpoint)
+    if reason == _STOP:
+        raise KeyboardInterrupt
 
 
 def close(run: Distillation) -> bytes:
@@ -120,7 +137,7 @@ def _report(run: Distillation, data: bytes, seconds: float) -> dict[str, Any]:
         "bits_per_gaussian": 8 * len(data) / max(file.gaussian_count, 1),
         "iterations": run.iteration,
         "seconds": round(seconds, 3),
-        "threads": torch.get_num_threads(),
+        **computed_by(),
         "sha256": file.sha256,
         "options": run.options,
         "monitors": run.monitors,

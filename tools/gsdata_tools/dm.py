@@ -28,7 +28,7 @@ import gsdata
 from gsdata.augment import augment
 from gsdata_tools.draws import rng
 from gsdata_tools.learnable import LearnableSet, RowAdam
-from gsdata_tools.methods import Method, StepOptions, descend, step_options
+from gsdata_tools.methods import Method, Share, StepOptions, descend, step_options
 from gsdata_tools.networks import ConvNet
 from gsdata_tools.rate import RateModel
 from gsdata_tools.real_data import RealData
@@ -111,34 +111,48 @@ def dm_step(
     """
     classes = classes_of(iteration, len(real.members), options.classes_per_step)
     chosen = [synthetic_of(c, iteration, labels, options.batch_syn, options.seed) for c in classes]
-    sizes = [len(c) for c in chosen]
     indices = np.concatenate(chosen)
     rows = parameters.rows(indices)
     leaves = parameters.leaves(rows)
+    share = Share.of(classes, chosen, parameters, leaves)
+    parts = {name: torch.zeros((), device=real.device) for name in ("match", "classify")}
+    if share.classes:
+        parts["match"], features = _compare(iteration, parameters, share, real, network, options)
+    loss = parts["match"]
+    if not options.classify:
+        del parts["classify"]
+    elif share.classes:
+        truth = torch.from_numpy(labels[share.indices]).to(real.device)
+        part = len(share.indices) / len(indices)
+        parts["classify"] = functional.cross_entropy(network.classifier(features), truth) * part
+        loss = loss + options.classify * parts["classify"]
+    return descend(loss, parts, parameters, indices, rows, leaves, adam, options, coding)
 
+
+def _compare(
+    iteration: int,
+    parameters: LearnableSet,
+    share: Share,
+    real: RealData,
+    network: ConvNet,
+    options: DmOptions,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The distance of mean features of real and synthetic images, summed over classes, and the synthetic images' features."""
     # Render what the closed file would show, and augment each class as its real images are.
-    rendered = gsdata.render(parameters.stored(leaves, parameters.counts[indices]))
-    synthetic = torch.split(real.normalize(rendered), sizes)
-    keys = [int(rng(options.seed, "dm-augment", iteration, c).integers(2**63)) for c in classes]
+    rendered = gsdata.render(parameters.stored(share.leaves, parameters.counts[share.indices]))
+    synthetic = torch.split(real.normalize(rendered), share.sizes)
+    keys = [int(rng(options.seed, "dm-augment", iteration, c).integers(2**63)) for c in share.classes]
     seen = torch.cat([augment(s, options.augment, seed=k, siamese=True) for s, k in zip(synthetic, keys, strict=True)])
 
     with torch.no_grad():
         targets = []
-        for c, key in zip(classes, keys, strict=True):
+        for c, key in zip(share.classes, keys, strict=True):
             batch = real.draw(options.batch_real, options.seed, iteration, c)
             targets.append(network.embed(augment(batch, options.augment, seed=key, siamese=True)).mean(dim=0))
 
     features = network.embed(seen)
-    means = [f.mean(dim=0) for f in torch.split(features, sizes)]
-    match = torch.stack([(t - m).square().sum() for t, m in zip(targets, means, strict=True)]).sum()
-
-    loss = match
-    parts = {"match": match}
-    if options.classify:
-        truth = torch.from_numpy(labels[indices]).to(real.device)
-        parts["classify"] = functional.cross_entropy(network.classifier(features), truth)
-        loss = loss + options.classify * parts["classify"]
-    return descend(loss, parts, parameters, indices, rows, leaves, adam, options, coding)
+    means = [f.mean(dim=0) for f in torch.split(features, share.sizes)]
+    return torch.stack([(t - m).square().sum() for t, m in zip(targets, means, strict=True)]).sum(), features
 
 
 def synthetic_of(label: int, iteration: int, labels: NDArray[np.int64], most: int, seed: int) -> NDArray[np.int64]:

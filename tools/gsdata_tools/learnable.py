@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from gsdata.gaussians import Antialias, Gaussians, ragged_rows
-from gsdata.quantize import Codes, QuantizerSet, quantize
+from gsdata.quantize import Codes, Quantizer, QuantizerSet, quantize
 
 Leaves: TypeAlias = dict[str, torch.Tensor]
 
@@ -141,6 +141,27 @@ class LearnableSet:
     def state(self) -> dict[str, torch.Tensor]:
         """Everything that changes while training, for a checkpoint."""
         return {name: getattr(self, name) for name in self.ATTRIBUTES} | {"counts": torch.from_numpy(self.counts)}
+
+    def pack(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Everything, as arrays and JSON values, for another process."""
+        arrays = {name: value.cpu().numpy() for name, value in self.state().items()}
+        kept = {name: getattr(self, name) for name in ("size", "antialias", "background")}
+        return arrays, kept | {"quantizers": asdict(self.quantizers)}
+
+    @classmethod
+    def unpack(cls, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any], device: torch.device) -> LearnableSet:
+        """What ``pack`` was called on."""
+        tensors = {name: torch.tensor(arrays[name], device=device) for name in cls.ATTRIBUTES}
+        quantizers = QuantizerSet(**{name: Quantizer(**values) for name, values in meta["quantizers"].items()})
+        height, width = meta["size"]
+        return cls(
+            **tensors,
+            counts=np.array(arrays["counts"]),
+            size=(height, width),
+            quantizers=quantizers,
+            antialias=meta["antialias"],
+            background=tuple(meta["background"]),
+        )
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
         """Continue from what ``state`` returned."""

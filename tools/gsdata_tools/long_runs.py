@@ -10,28 +10,42 @@ from contextlib import contextmanager
 
 import torch
 
+from gsdata_tools import ranks
 from gsdata_tools.checkpoints import Checkpoint
 
 
 def set_threads(checkpoint: Checkpoint, states: Sequence[str]) -> None:
-    """Use every core, or as many threads as the run whose ``states`` are continued: sums may depend on their number."""
-    threads = os.cpu_count() or 1
-    for name in states:
-        if name in checkpoint.names():
-            threads = int(checkpoint.load(name)[1]["threads"])
-    torch.set_num_threads(threads)
+    """Use this process's share of the cores, or as many threads as the run whose ``states`` are continued.
+
+    Sums may depend on the number of threads, and of processes: a run that goes on with another number of these takes its share.
+    """
+
+    def saved() -> ranks.State:
+        metas = [checkpoint.load(name)[1] for name in states if name in checkpoint.names()]
+        return {}, {"threads": [m["threads"] for m in metas if m.get("processes", 1) == ranks.world()]}
+
+    share = max(1, (os.cpu_count() or 1) // ranks.on_this_machine())
+    torch.set_num_threads([share, *ranks.from_first(saved)[1]["threads"]][-1])
+
+
+def computed_by() -> dict[str, int]:
+    """What a checkpoint's meta says of threads and processes, for ``set_threads``."""
+    return {"threads": torch.get_num_threads(), "processes": ranks.world()}
 
 
 @contextmanager
 def stop_requests() -> Iterator[threading.Event]:
-    """While inside, Ctrl-C and SIGTERM only set the event, so that a step is never half done; a second one interrupts."""
+    """While inside, Ctrl-C and SIGTERM only set the event, so that a step is never half done; a second one interrupts.
+
+    Of several processes: a second Ctrl-C, because ``torchrun`` itself follows the first one up with SIGTERM.
+    """
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event
         return
 
     def request(number: int, frame: object) -> None:
-        if event.is_set():
+        if event.is_set() and (ranks.world() == 1 or number == signal.SIGINT):
             raise KeyboardInterrupt
         event.set()
 

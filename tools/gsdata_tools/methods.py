@@ -2,6 +2,9 @@
 
 ``Distillation`` has the set, its optimiser, the real data and the budget; a ``Method`` has the loss. ``descend`` is the end of
 every step, whatever the loss: regularisation, one step of the optimiser, and the clamp.
+
+Of several processes (``ranks.py``) each has all Gaussians and computes a share of the loss; ``descend`` adds up the shares of the
+gradient, so that all make the same step.
 """
 
 from __future__ import annotations
@@ -15,7 +18,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gsdata.gaussians import ragged_rows
 from gsdata.recipe import Recipe
+from gsdata_tools import ranks
 from gsdata_tools.checkpoints import Checkpoint
 from gsdata_tools.learnable import LearnableSet, Leaves, RowAdam, boundary_loss
 from gsdata_tools.networks import ConvNet
@@ -104,8 +109,8 @@ def descend(
     """Add the regularisation to a loss, and move the Gaussians of the images that were rendered down its gradient.
 
     Args:
-        loss: scalar, with a graph that leads to ``leaves``.
-        parts: what it is made of, for the log.
+        loss: scalar, with a graph that leads to ``leaves``; of several processes, this one's share of it.
+        parts: what it is made of, for the log; shares too.
         parameters: the set, changed in place.
         indices: images that were rendered.
         rows: their rows.
@@ -119,14 +124,53 @@ def descend(
     """
     parts = dict(parts)
     if options.boundary:
-        parts["boundary"] = boundary_loss(leaves["means"])
+        parts["boundary"] = boundary_loss(leaves["means"]) / ranks.world()
         loss = loss + options.boundary * parts["boundary"]
     if options.rate and coding is not None:
         values = parameters.assemble(leaves, parameters.counts[indices])
-        parts["rate"] = coding.expected_bits(values, parameters.quantizers).sum() / len(indices)
+        parts["rate"] = coding.expected_bits(values, parameters.quantizers).sum() / (len(indices) * ranks.world())
         loss = loss + options.rate * parts["rate"]
-    loss.backward()  # type: ignore[no-untyped-call]
+    if loss.requires_grad:  # a process without a share has nothing to derive
+        loss.backward()  # type: ignore[no-untyped-call]
+    losses = {"loss": loss.detach()} | {name: value.detach() for name, value in parts.items()}
+    if ranks.world() > 1:
+        gradients = [leaf.grad if leaf.grad is not None else torch.zeros_like(leaf) for leaf in leaves.values()]
+        summed = ranks.totals([*gradients, *losses.values()])
+        for leaf, gradient in zip(leaves.values(), summed, strict=False):
+            leaf.grad = gradient
+        losses = dict(zip(losses, summed[len(leaves) :], strict=True))
     adam.step(parameters, rows, leaves)
     if options.clamp:
         parameters.clamp(rows)
-    return {"loss": float(loss.detach())} | {name: float(value.detach()) for name, value in parts.items()}
+    return {name: float(value) for name, value in losses.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Share:
+    """What this process renders of a step: the synthetic images of its classes; all of them where it is alone.
+
+    Attributes:
+        classes: its classes of the step, ascending.
+        sizes: synthetic images of each.
+        indices: these images, class by class.
+        leaves: their Gaussians, taken from the leaves of the step.
+    """
+
+    classes: list[int]
+    sizes: list[int]
+    indices: NDArray[np.int64]
+    leaves: Leaves
+
+    @classmethod
+    def of(cls, classes: list[int], chosen: list[NDArray[np.int64]], parameters: LearnableSet, leaves: Leaves) -> Share:
+        """Divide the ``chosen`` images of each of the ``classes``, whose Gaussians ``leaves`` are, among the processes."""
+        mine = ranks.own(range(len(classes)))
+        sizes = [len(chosen[k]) for k in mine]
+        indices = np.concatenate([np.zeros(0, np.int64), *(chosen[k] for k in mine)])
+        if len(mine) < len(classes):
+            place = np.split(np.arange(sum(map(len, chosen))), np.cumsum([len(c) for c in chosen])[:-1])
+            taken = np.concatenate([np.zeros(0, np.int64), *(place[k] for k in mine)])
+            within = ragged_rows(parameters.counts[np.concatenate(chosen)], taken)
+            rows = torch.from_numpy(within).to(parameters.device)
+            leaves = {name: leaf[rows] for name, leaf in leaves.items()}
+        return cls([classes[k] for k in mine], sizes, indices, leaves)

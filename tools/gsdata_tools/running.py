@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gsdata.errors import BudgetError, GsdError
+from gsdata_tools import ranks
 from gsdata_tools.usage import UsageError, note
 
 # Packages that the core install lacks, and the extra that brings each.
@@ -39,8 +40,9 @@ def run(main_function: Callable[[list[str]], int | None], argv: Sequence[str] | 
     # Read when torch loads. Without it, its idle threads spin, and a training that shares its cores takes four times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        with _terminate_as_interrupt():
+        with _terminate_as_interrupt(), ranks.only_first_prints():
             code = main_function(arguments) or 0
+        ranks.leave()
         sys.stdout.flush()
     except SystemExit as stop:  # argparse has said why
         return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
@@ -68,8 +70,18 @@ def run(main_function: Callable[[list[str]], int | None], argv: Sequence[str] | 
 
 
 def _fail(code: int, message: str) -> int:
-    note(f"{Path(sys.argv[0]).name if sys.argv and sys.argv[0] else 'gsdata'}: {message}")
+    if ranks.speaks_for_all():
+        note(f"{_program()}: {message}")
     return code
+
+
+def _program() -> str:
+    """How this command was started: by its name, or as a module."""
+    started = Path(sys.argv[0] if sys.argv and sys.argv[0] else "gsdata")
+    if started.parent.name != "gsdata_tools":
+        return started.name
+    launcher = f"torchrun --nproc-per-node {ranks.started()}" if ranks.started() > 1 else "python"
+    return f"{launcher} -m gsdata_tools.{started.stem}"
 
 
 def _how_to_resume(arguments: list[str]) -> str:
@@ -83,7 +95,7 @@ def _how_to_resume(arguments: list[str]) -> str:
     if output is None or not output.with_suffix(".ckpt").is_dir():
         return "stopped; nothing was written"
     again = [*(argument for argument in arguments if argument != "--resume"), "--resume"]
-    return f"stopped; to continue: {shlex.join([Path(sys.argv[0]).name, *again])}"
+    return f"stopped; to continue: {_program()} {shlex.join(again)}"
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from torch.nn.utils import vector_to_parameters
 import gsdata
 from gsdata.augment import augment
 from gsdata.recipe import Recipe
-from gsdata_tools import cli
+from gsdata_tools import cli, ranks
 from gsdata_tools.checkpoints import Checkpoint
 from gsdata_tools.draws import rng
 from gsdata_tools.expert_files import Expert, experts_digest, read_experts
@@ -70,14 +70,17 @@ class TrajectoryMatching(Method):
         epsilon = self.experts[0].recipe.zca
         if epsilon is None:
             return
-        if "whitening" in checkpoint.names():
-            arrays, _ = checkpoint.load("whitening")
-            shape = (self.run.channels, *self.run.size)
-            made = Whitening(torch.from_numpy(arrays["mean"]), torch.from_numpy(arrays["matrix"]), shape, epsilon)
-        else:
-            made = Whitening.fit(self.run.data.images, epsilon)
-            checkpoint.save("whitening", {"mean": made.mean.numpy(), "matrix": made.matrix.numpy()})
-        self.run.real.whiten(made)
+        def made() -> ranks.State:
+            if "whitening" in checkpoint.names():
+                return checkpoint.load("whitening")
+            whitening = real.whiten(epsilon).to("cpu")
+            arrays = {"mean": whitening.mean.numpy(), "matrix": whitening.matrix.numpy()}
+            checkpoint.save("whitening", arrays)
+            return arrays, {}
+
+        arrays, _ = ranks.from_first(made)
+        whitening = Whitening(torch.from_numpy(arrays["mean"]), torch.from_numpy(arrays["matrix"]))
+        real.whitening = whitening.to(self.run.device)
 
     def step(self) -> dict[str, float]:
         """One iteration: a student's steps, and one step of the images that it saw and of its learning rate."""
@@ -98,19 +101,22 @@ class TrajectoryMatching(Method):
         keys = [int(rng(run.seed, "tm-augment", run.iteration, k).integers(2**63)) for k in range(len(order))]
 
         def student(weights: torch.Tensor, images: torch.Tensor, step: int) -> torch.Tensor:
-            seen = augment(images, self.options.augment, seed=keys[step])
-            return functional.cross_entropy(self.network(weights, seen), truth[batches[step]])
+            # Of several processes, each has a share of the batch, under the augmentation of the whole.
+            seen = augment(images, self.options.augment, seed=keys[step])[ranks.rank() :: ranks.world()]
+            wanted = truth[batches[step]][ranks.rank() :: ranks.world()]
+            return functional.cross_entropy(self.network(weights, seen), wanted, reduction="sum") / len(images)
 
         rows = parameters.rows(used)
         leaves = parameters.leaves(rows)
         shown = run.real.normalize(gsdata.render(parameters.stored(leaves, parameters.counts[used])))
         exact = run.options["gradient"] == "exact"
-        found = match_trajectory(student, start, target, shown.detach(), batches, self.lr, exact=exact)
-        # The loss as it is, with the gradient that was found.
-        loss = found.loss + (found.images * (shown - shown.detach())).sum()
-        losses = descend(
-            loss, {"match": found.loss}, parameters, used, rows, leaves, run.adam, self.options, run.coding
+        found = match_trajectory(
+            student, start, target, shown.detach(), batches, self.lr, exact=exact, total=ranks.total
         )
+        # The loss as it is, with the gradient that was found; each process has the whole loss and a share of its gradient.
+        match = found.loss / ranks.world()
+        loss = match + (found.images * (shown - shown.detach())).sum()
+        losses = descend(loss, {"match": match}, parameters, used, rows, leaves, run.adam, self.options, run.coding)
         losses |= {"lr": self.lr, "start_epoch": first}
         self._move_lr(float(found.lr))
         return losses

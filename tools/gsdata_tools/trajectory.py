@@ -84,6 +84,7 @@ def match_trajectory(
     lr: float,
     *,
     exact: bool = True,
+    total: Callable[[torch.Tensor], torch.Tensor] = lambda values: values,
 ) -> TrajectoryMatch:
     """The loss of a student that takes ``len(batches)`` steps, and its gradients.
 
@@ -98,12 +99,14 @@ def match_trajectory(
         exact: False takes v_i = v_N for all i, which leaves out how a step changes those after it (separable form, as in
             J. Cui et al., "Scaling Up Dataset Distillation to ImageNet-1K with Constant Memory", ICML 2023,
             arXiv:2211.10586). It is faster, and the more wrong the more steps there are.
+        total: where several processes each have a share of the student's loss, the sum of their tensors, in place; every process
+            then has the same loss and ``lr``, and its share of ``images``.
     """
     weights = [start.detach()]
     for step, rows in enumerate(batches):
         here = weights[-1].requires_grad_()
         (gradient,) = torch.autograd.grad(student(here, images[rows], step), here)
-        weights.append(here.detach() - lr * gradient)
+        weights.append(here.detach() - lr * total(gradient))
     scale = (start - target).square().sum()
     arrived = weights.pop() - target
     loss = arrived.square().sum() / scale
@@ -119,8 +122,8 @@ def match_trajectory(
         to_lr -= along.detach()
         if exact:
             to_here, to_seen = torch.autograd.grad(along, (here, seen))
-            adjoint = adjoint - lr * to_here
+            adjoint = adjoint - lr * total(to_here)
         else:
             (to_seen,) = torch.autograd.grad(along, seen)
         to_images.index_add_(0, batches[step], to_seen, alpha=-lr)
-    return TrajectoryMatch(loss, to_images, to_lr)
+    return TrajectoryMatch(loss, to_images, total(to_lr))
