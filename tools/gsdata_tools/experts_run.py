@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from gsdata.errors import GsdError
-from gsdata_tools import cli, networks, sources
+from gsdata_tools import cli, networks, ranks, sources
 from gsdata_tools.distill_plan import canonical_augment, channel_statistics, smallest_class
 from gsdata_tools.expert_files import (
     ExpertRecipe,
@@ -24,7 +24,7 @@ from gsdata_tools.expert_files import (
     write_expert,
 )
 from gsdata_tools.expert_training import ExpertTraining
-from gsdata_tools.long_runs import set_threads, stop_requests
+from gsdata_tools.long_runs import computed_by, set_threads, stop_requests
 from gsdata_tools.real_data import RealData
 from gsdata_tools.whitening import Whitening
 
@@ -44,6 +44,7 @@ def train_experts(arguments: argparse.Namespace) -> int:
     deadline = cli.Deadline(arguments.time_limit)
     folder, ckpt = check_folder(arguments)
     device = torch.device(cli.resolve_device(arguments.device))
+    ranks.join(device.type)
     data = sources.load(
         arguments.data,
         split=arguments.split,
@@ -52,8 +53,16 @@ def train_experts(arguments: argparse.Namespace) -> int:
         balanced_seed=arguments.seed if arguments.limit else None,
     )
     recipe = recipe_of(arguments, data)
-    done = _finished(folder, recipe, arguments)
-    checkpoint = cli.Checkpoint(ckpt, vars(recipe), resume=arguments.resume and ckpt.is_dir())
+    ranks.wait()  # until every process has looked at what is there, before the first one changes it
+
+    def begin() -> ranks.State:
+        done = _finished(folder, recipe, arguments)
+        if not arguments.resume:
+            cli.Checkpoint(ckpt).delete()
+        return {"done": np.array(sorted(done), np.int64)}, {}
+
+    done = set(ranks.from_first(begin)[0]["done"].tolist())
+    checkpoint = cli.Checkpoint(ckpt, vars(recipe), resume=True)
     set_threads(checkpoint, checkpoint.names())
     real = RealData(data.images, data.labels, recipe.classes, recipe.mean, recipe.std, device)
     if recipe.zca is not None:
@@ -63,20 +72,34 @@ def train_experts(arguments: argparse.Namespace) -> int:
     labels = torch.from_numpy(data.labels).to(device)
 
     with stop_requests() as stop:
-        for number in (n for n in range(arguments.experts) if n not in done):
+        # Experts are independent: each process trains its own, and writes them.
+        for number in ranks.own([n for n in range(arguments.experts) if n not in done]):
             expert = ExpertTraining(images, labels, recipe, number)
             if not _train(expert, checkpoint, deadline, stop.is_set, arguments.quiet):
                 break
             write_expert(expert_path(folder, number), np.stack(expert.trajectory), recipe)
             checkpoint.remove(f"expert-{number:03d}")
-            done.add(number)
     if stop.is_set():
         raise KeyboardInterrupt
-    finished = len(done & set(range(arguments.experts)))
+    ranks.wait()
+    if ranks.first():
+        _report(arguments, recipe, folder, checkpoint, begun)
+    return 0
+
+
+def _report(
+    arguments: argparse.Namespace, recipe: ExpertRecipe, folder: Path, checkpoint: cli.Checkpoint, begun: float
+) -> None:
+    """Say what there is now; without checkpoints, if it is all.
+
+    Raises:
+        GsdError: there is no expert yet.
+    """
+    finished = sum(expert_path(folder, number).exists() for number in range(arguments.experts))
     if finished == arguments.experts:
         checkpoint.delete()
     elif not finished:
-        raise GsdError(f"the time was up before one expert was done; --resume goes on from {ckpt}")
+        raise GsdError(f"the time was up before one expert was done; --resume goes on from {checkpoint.path}")
     if not arguments.quiet:
         left = "" if finished == arguments.experts else "; --resume goes on"
         cli.note(f"{folder}: {finished} of {arguments.experts} experts of {recipe.epochs} epochs{left}")
@@ -90,11 +113,10 @@ def train_experts(arguments: argparse.Namespace) -> int:
                 "bytes": sum(e.path.stat().st_size for e in experts),
                 "digest": experts_digest(experts),
                 "recipe": vars(recipe),
-                "threads": torch.get_num_threads(),
+                **computed_by(),
                 "seconds": round(time.monotonic() - begun, 3),
             }
         )
-    return 0
 
 
 def check_folder(arguments: argparse.Namespace) -> tuple[Path, Path]:
@@ -193,7 +215,7 @@ def _train(
             before = time.monotonic()
             late = deadline.remaining() <= 2 * slowest
             if late or stopped() or before - saved > SAVE_SECONDS:
-                meta = {"step": expert.step, "threads": torch.get_num_threads()}
+                meta = {"step": expert.step} | computed_by()
                 checkpoint.save(name, dict(expert.state()), meta)
                 saved = before
                 if late or stopped():
