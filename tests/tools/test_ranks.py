@@ -37,21 +37,26 @@ METHODS = {
 }
 WORKER = """
 import os, signal, sys
+import numpy as np
 from gsdata_tools import distillation, distilling
 from gsdata_tools.distill import main
 
 distilling.SAVE_SECONDS = 0.0
-step, fatal = distillation.Distillation.step, os.environ.get("DIES_AT")
+step, close, fatal = distillation.Distillation.step, distilling.close, os.environ.get("DIES_AT")
 
 def fragile(self):
     if os.environ["RANK"] == "1" and str(self.iteration) == fatal:
         os.kill(os.getpid(), signal.SIGKILL)
     return step(self)
 
-distillation.Distillation.step = fragile
+def keep(run):
+    np.savez(run.arguments.output.with_suffix(".last.npz"), **run._state()[0])
+    return close(run)
+
+distillation.Distillation.step, distilling.close = fragile, keep
 sys.exit(main(sys.argv[1:]))
 """
-"""``gsd-distill`` that saves after every step; its second process may be killed before a step."""
+"""``gsd-distill`` that saves after every step and keeps its last state; its second process may be killed before a step."""
 
 
 @pytest.fixture(autouse=True)
@@ -262,17 +267,9 @@ def test_two_processes_close_one_file_and_go_on_where_one_was_stopped(data, tmp_
     with monkeypatch.context() as patched:
         patched.setattr(distilling.Distillation, "step", stop)
         assert main([*map(str, options), "-o", str(tmp_path / "two.gsd")]) == 130
-    code = WORKER.replace(
-        "sys.exit(", "distilling.close, close = lambda run: keep(run), distilling.close\nsys.exit("
-    ).replace(
-        "sys.exit(",
-        "def keep(run):\n    import numpy as np\n    np.savez(run.arguments.output.with_suffix('.kept.npz'), **run._state()[0])\n"
-        "    return close(run)\n\nsys.exit(",
-        1,
-    )
-    codes, errors = pair(code, *options, "-o", tmp_path / "two.gsd", "--resume")
+    codes, errors = pair(WORKER, *options, "-o", tmp_path / "two.gsd", "--resume")
     assert (codes, errors) == ([0, 0], ["", ""])
-    with np.load(tmp_path / "two.kept.npz") as kept:
+    with np.load(tmp_path / "two.last.npz") as kept:
         assert_close(dict(kept), one)
     assert (tmp_path / "two.gsd").stat().st_size <= 4000
     assert not (tmp_path / "two.ckpt").exists()
