@@ -15,11 +15,20 @@ from gsdata_tools import cli, presets
 STRATEGY = "dsa:color_crop_cutout_flip_scale_rotate"
 OUTPUT = "the .gsd to write; beside it X.png, X.json, X.monitors.png (with matplotlib), and X.ckpt/ until it is done"
 NOTES = """The finished file weighs 98 to 100 % of the budget, never more. A time limit also covers the first fit, but does not
-cut it short; --iterations with the number of steps that a limited run made gives the same bytes."""
+cut it short; --iterations with the number of steps that a limited run made gives the same bytes.
+
+torchrun --nproc-per-node N -m gsdata_tools.distill instead of gsd-distill runs N processes, one per GPU or on a part of the cores each.
+"""
+CLASSES_DIVIDED = """They divide the classes of a step: more processes than --classes-per-step have nothing to do.
+The result is that of one process but for rounding; --resume goes on with any number of them.
+"""
 DC_NOTES = """The published settings are --batch-real 256 --batch-syn 0 --classes-per-step 0, with --outer-loop 1 for one image per
 class, and --outer-loop 10 --inner-loop 50 for ten. The defaults are a first choice for a CPU: a gradient of a gradient
 costs several times what a step of dm costs.
 
+"""
+BATCHES_DIVIDED = """They divide each batch of --batch-syn images; the student's steps follow one another, and cannot be divided.
+The result is that of one process but for rounding; --resume goes on with any number of them.
 """
 TM_NOTES = """The published settings for CIFAR-10 are --syn-steps 60 --batch-syn 300 --max-start-epoch 30 --iterations 15000. The defaults
 are a first choice for a CPU. The file's recipe has the learning rate that was learned.
@@ -167,7 +176,7 @@ def _dm(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
             "gsd-distill dm --data folder/ --bytes 200000 --images-per-class 50 --iterations 500 -o small.gsd",
             "gsd-distill dm --data cifar10 --ipc 1 --networks random --choose random -o published.gsd",
         ],
-        notes=NOTES,
+        notes=NOTES + CLASSES_DIVIDED,
     )
     cli.common_data_options(parser)
     set_options(parser)
@@ -192,7 +201,7 @@ def _dc(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
             "gsd-distill dc --data mnist --limit 5000 --ipc 1 --iterations 100 -o dc.gsd",
             "gsd-distill dc --data cifar10 --ipc 1 --batch-real 256 --batch-syn 0 --classes-per-step 0 --outer-loop 10 --inner-loop 50 -o long.gsd",
         ],
-        notes=DC_NOTES + NOTES,
+        notes=DC_NOTES + NOTES + CLASSES_DIVIDED,
     )
     cli.common_data_options(parser)
     set_options(parser)
@@ -232,7 +241,7 @@ def _tm(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
             "gsd-experts --data cifar10 --experts 20 -o experts/",
             "gsd-distill tm --data cifar10 --expert-dir experts/ --ipc 1 -o c10.gsd",
         ],
-        notes=TM_NOTES + NOTES,
+        notes=TM_NOTES + NOTES + BATCHES_DIVIDED,
     )
     cli.common_data_options(parser)
     set_options(parser)

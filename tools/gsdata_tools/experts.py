@@ -11,6 +11,9 @@ _NOTES = """-o names a folder: it gets expert-000.safetensors and so on, and E.c
 on the seed and k alone, so a later --experts with a larger number and --resume adds to the folder. --time-limit keeps the
 experts that are done, and --resume goes on with the one that was in training.
 
+torchrun --nproc-per-node N -m gsdata_tools.experts instead of gsd-experts divides the experts among N processes, one per GPU or on a part
+of the cores each; all write into the same folder. --resume goes on with any number of them.
+
 The defaults of --epochs to --weight-decay are the published ones of trajectory matching."""
 
 

@@ -73,14 +73,14 @@ class TrajectoryMatching(Method):
         def made() -> ranks.State:
             if "whitening" in checkpoint.names():
                 return checkpoint.load("whitening")
-            whitening = real.whiten(epsilon).to("cpu")
-            arrays = {"mean": whitening.mean.numpy(), "matrix": whitening.matrix.numpy()}
+            fitted = Whitening.fit(self.run.data.images, epsilon)
+            arrays = {"mean": fitted.mean.numpy(), "matrix": fitted.matrix.numpy()}
             checkpoint.save("whitening", arrays)
             return arrays, {}
 
         arrays, _ = ranks.from_first(made)
-        whitening = Whitening(torch.from_numpy(arrays["mean"]), torch.from_numpy(arrays["matrix"]))
-        real.whitening = whitening.to(self.run.device)
+        mean, matrix = (torch.from_numpy(arrays[name]) for name in ("mean", "matrix"))
+        self.run.real.whiten(Whitening(mean, matrix, (self.run.channels, *self.run.size), epsilon))
 
     def step(self) -> dict[str, float]:
         """One iteration: a student's steps, and one step of the images that it saw and of its learning rate."""
