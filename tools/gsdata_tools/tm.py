@@ -70,6 +70,7 @@ class TrajectoryMatching(Method):
         epsilon = self.experts[0].recipe.zca
         if epsilon is None:
             return
+
         def made() -> ranks.State:
             if "whitening" in checkpoint.names():
                 return checkpoint.load("whitening")
