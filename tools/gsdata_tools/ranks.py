@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -102,13 +103,24 @@ def join(device: str) -> None:
 
 
 def leave() -> None:
-    """Part from the others, after ``wait``; a process that failed just ends."""
+    """Part from the others, after ``wait``."""
     global _rank, _world, _store
     if _world > 1:
         from torch import distributed
 
         distributed.destroy_process_group()
         _rank, _world, _store = 0, 1, None
+
+
+def end_at_once(code: int) -> None:
+    """End a process that failed among others; does nothing without others.
+
+    The interpreter's own end would wait for torch's connections to processes that may be gone, or abort on them.
+    """
+    if _world > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def wait() -> None:

@@ -72,6 +72,7 @@ def run(main_function: Callable[[list[str]], int | None], argv: Sequence[str] | 
 def _fail(code: int, message: str) -> int:
     if ranks.speaks_for_all():
         note(f"{_program()}: {message}")
+    ranks.end_at_once(code)
     return code
 
 
