@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
@@ -105,13 +106,20 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
 
     A symbolic link stays one: the file that it points to is replaced.
     """
+    with written_atomically(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def written_atomically(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """``write_atomically`` for content that is written part by part: it is under ``path`` when the block ends without an error."""
     path = Path(path).resolve()
     temporary = path.with_name(f".gsdata-{secrets.token_hex(8)}.tmp")
     # Not tempfile: its files are private, this one gets the permissions that any new file gets.
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
