@@ -5,30 +5,36 @@ PYTHON ?= python3
 PIP_ARGS ?=
 TESTS ?= tests
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.gsdata-installed
+STAMP := $(VENV)/.gsdata-dev
 # One process: PyTorch and Numba already use every core, and tests time out less oddly when they do not compete.
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo test test-slow lint format clean
+.PHONY: help demo docs test test-slow lint format clean
 
 help:
 	@echo "make demo       distil digits to a 31,360-byte file, look at it, train from it (< 5 minutes on 2 cores)"
 	@echo "make test       the test suite without the slow tests (< 8 minutes on 2 cores)"
 	@echo "make test-slow  the slow tests"
+	@echo "make docs       the documentation site, site/index.html"
 	@echo "make lint       ruff and mypy"
 	@echo "make format     let ruff rewrite the sources"
 	@echo "make clean      remove $(VENV), caches and demo/"
 
-# pip runs again when what it installs changes; otherwise this costs nothing.
-$(STAMP): pyproject.toml constraints.txt
+# .gsdata-X stands for the extra X. pip runs again when what it installs changes; otherwise this costs nothing.
+$(VENV)/.gsdata-%: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gsdata needs Python 3.11 or newer, found %d.%d: make PYTHON=python3.11" % sys.version_info[:2])'
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { echo "making the virtual environment $(VENV)"; $(PYTHON) -m venv $(VENV); }
-	@echo "installing gsdata and what its tests need into $(VENV) (once)"
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-input -c constraints.txt -e '.[dev]' $(PIP_ARGS)
+	@echo "installing gsdata and its extra $* into $(VENV) (once)"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-input -c constraints.txt -e '.[$*]' $(PIP_ARGS)
 	@touch $@
 
 demo: $(STAMP)
 	@$(BIN)/python -m gsdata_tools.demo
+
+# NO_MKDOCS_2_WARNING silences an announcement of the theme's authors.
+docs: $(VENV)/.gsdata-docs
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "read it: site/index.html"
 
 test: $(STAMP)
 	@$(PYTEST) -m "not slow" $(TESTS)
@@ -46,4 +52,4 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) demo site build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -1,10 +1,16 @@
-"""The documents are true: their commands and snippets run (with less work than they ask for), their options and links exist."""
+"""The documents are true: their commands and snippets run (with less work than they ask for), their options and links exist.
+
+A block of Python or of a shell that is not run has a line before it that says why: ``<!-- not run: reason -->``.
+"""
 
 from __future__ import annotations
 
+import ast
 import importlib
+import os
 import re
 import shlex
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -12,13 +18,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 import gsdata
 from gsdata.quantize import fit_quantizers, quantize
 
 ROOT = Path(__file__).resolve().parent.parent
-GUIDES = ["README.md", "docs/budget.md", "docs/commands.md"]
-DOCUMENTS = [*sorted(ROOT.glob("[A-Z]*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = sorted(
+    path for pattern in ("*.md", "docs/**/*.md", "examples/*.md", "recipes/*.md") for path in ROOT.glob(pattern)
+)
+NAMES = [path.relative_to(ROOT).as_posix() for path in DOCUMENTS]
+RUN, NOT_RUN = ("python", "sh"), ("hexdump", "json", "text")
+GPU = ["docs/gpu.md"]
 COMMANDS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 # What each command and each verb gets in addition, so that it does everything that is documented but little of it.
 LESS = {
@@ -33,10 +44,19 @@ LESS = {
 SMALLER = {"--ipc 1": "--bytes 3000"}
 
 
-def blocks(document: Path) -> Iterator[tuple[str, str]]:
-    """Language and text of each fenced block."""
-    for match in re.finditer(r"^```(\w+)\n(.*?)^```$", document.read_text(), re.MULTILINE | re.DOTALL):
-        yield match[1], match[2]
+def blocks(document: Path) -> Iterator[tuple[str, str, str | None]]:
+    """Language and text of each fenced block, and why it is not run."""
+    for match in re.finditer(
+        r"^(?:<!-- not run: (.*?) -->\n)?```(.*?)\n(.*?)^```$", document.read_text(), re.MULTILINE | re.DOTALL
+    ):
+        yield match[2], match[3], match[1]
+
+
+def runnable(name: str) -> list[tuple[str, str]]:
+    return [(language, text) for language, text, reason in blocks(ROOT / name) if language in RUN and reason is None]
+
+
+GUIDES = [pytest.param(name, marks=pytest.mark.gpu if name in GPU else ()) for name in NAMES if runnable(name)]
 
 
 def shell_lines(text: str) -> Iterator[list[str]]:
@@ -73,21 +93,49 @@ def a_file(path: Path) -> None:
     gsdata.save(path, codes, labels=np.arange(10), classes=[str(k) for k in range(10)])
 
 
+def a_folder(path: Path) -> None:
+    """Photographs of nothing in particular: two classes, two sizes."""
+    from PIL import Image
+
+    draws = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (path / name).mkdir(parents=True)
+        for k in range(3):
+            pixels = draws.integers(0, 256, (3, 4 + k, 3), np.uint8)
+            Image.fromarray(pixels).resize((80, 72 + k), Image.Resampling.BICUBIC).save(path / name / f"{k}.jpg")
+
+
 @pytest.mark.parametrize("name", GUIDES)
 def test_what_a_guide_shows_runs(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("demo").mkdir()
     a_file(Path("demo/digits.gsd"))
+    a_folder(Path("photos"))
     names: dict[str, object] = {}
-    shown = list(blocks(ROOT / name))
-    assert shown, "the expression that finds blocks finds none"
-    for language, text in shown:
+    for language, text in runnable(name):
         if language == "python":
             exec(compile(text, f"{name}, a snippet", "exec"), names)
-        elif language == "sh":
+        else:
             for words in shell_lines(text):
                 code = run_command(words, monkeypatch)
                 assert code == 0, f"{shlex.join(words)}: exit {code}: {capsys.readouterr().err}"
+
+
+def test_the_expressions_find_what_they_look_for():
+    assert {"README.md", "docs/budget.md", "docs/gpu.md", "docs/train.md"} <= {guide.values[0] for guide in GUIDES}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)
+def test_every_snippet_is_run_or_says_why_not(document):
+    text = document.read_text()
+    for language, _, reason in blocks(document):
+        assert language in RUN + NOT_RUN, f"a block of {language or 'no language'}: {' or '.join(RUN)} is run"
+        assert reason is None or (language in RUN and len(reason) > 10)
+    assert len(re.findall(r"^ *```", text, re.MULTILINE)) == 2 * len(list(blocks(document))), (
+        "a fence that is not found"
+    )
+    # Indented blocks are for what these tests need not run: make, pip, formulas.
+    assert not re.findall(r"^ {4}(?:gsd-\w+|torchrun|python examples|import|from) .*", text, re.MULTILINE)
 
 
 def help_of(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *verb: str) -> str:
@@ -101,16 +149,16 @@ def test_every_option_that_a_document_names_exists(monkeypatch, capsys):
     verbs = [("gsd-distill", "dm"), ("gsd-distill", "dc"), ("gsd-distill", "tm")]
     texts = [help_of(name, monkeypatch, capsys) for name in COMMANDS]
     texts += [help_of(name, monkeypatch, capsys, *verb) for name, *verb in verbs]
-    texts += [script.read_text() for script in (ROOT / "benchmarks").glob("*.py")]
+    texts += [script.read_text() for folder in ("benchmarks", "examples") for script in (ROOT / folder).glob("*.py")]
     known = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", "\n".join(texts)))
-    # Of pip, pytest and ruff.
-    known |= {"--extra-index-url", "--strict", "--check"}
+    # Of pip, pytest, ruff and torchrun.
+    known |= {"--extra-index-url", "--strict", "--check", "--nproc-per-node"}
     for document in DOCUMENTS:
         named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", document.read_text()))
         assert named - known == set(), document.name
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)
 def test_links_lead_somewhere(document):
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", document.read_text()):
         if not target.startswith(("http:", "https:", "mailto:")):
@@ -127,6 +175,42 @@ def test_every_make_target_that_a_document_names_exists():
 def test_every_script_that_a_document_names_exists():
     for document in DOCUMENTS:
         for script in re.findall(
-            r"\b((?:benchmarks|spec|tools|tests|gsdata)/[\w/]+\.(?:py|md|json))\b", document.read_text()
+            r"\b((?:benchmarks|docs|examples|spec|tools|tests|gsdata)/[\w/]+\.(?:py|md|json))\b", document.read_text()
         ):
             assert (ROOT / script).exists(), f"{document.name}: {script}"
+
+
+def nav_pages(entries: list[object]) -> Iterator[str]:
+    for entry in entries:
+        for value in entry.values() if isinstance(entry, dict) else [entry]:
+            yield from nav_pages(value) if isinstance(value, list) else [value]
+
+
+def test_every_document_is_a_page_of_the_site():
+    settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    (pages,) = re.findall(r"^PAGES = (\{.*?^\})", (ROOT / "docs/site_pages.py").read_text(), re.MULTILINE | re.DOTALL)
+    outside = ast.literal_eval(pages)
+    assert set(outside.values()) == {name for name in NAMES if not name.startswith("docs/")}
+    there = [*outside, *(name.removeprefix("docs/") for name in NAMES if name.startswith("docs/"))]
+    assert sorted(nav_pages(settings["nav"])) == sorted(there), "nav in mkdocs.yml, and the documents that there are"
+
+
+def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path):
+    pytest.importorskip("mkdocs")
+    result = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "WARNING" not in result.stderr
+    pages = {path: path.read_text() for path in (tmp_path / "site").rglob("*.html")}
+    for path, text in pages.items():
+        assert not re.findall(r"<(?:script|link|img)\b[^>]*=\"(?:https?:)?//[^>]*>", text), path.name
+    reference = "".join(text for path, text in pages.items() if path.parent.name == "api")
+    public = {name: f"gsdata.{gsdata._HOMES[name]}.{name}" for name in gsdata._HOMES}
+    missing = [name for name, full in public.items() if not re.search(f'id="(gsdata.{name}|{full})"', reference)]
+    assert missing == [], "public names that docs/api/ does not show"
