@@ -108,10 +108,13 @@ def test_the_writer_takes_one_kind_of_image_and_no_second_set(tmp_path):
 
 
 def test_after_an_error_the_writer_leaves_the_last_shard_out(tmp_path):
-    writer = ShardWriter(tmp_path, "train", shard_images=3)
-    with pytest.raises(GsdError), writer:
-        for content in (group(0), group(1, 2), b"nothing"):
-            writer.add(content)
+    def write():
+        with ShardWriter(tmp_path, "train", shard_images=3) as writer:
+            for content in (group(0), group(1, 2), b"nothing"):
+                writer.add(content)
+
+    with pytest.raises(GsdError):
+        write()
     assert [path.name for path in tmp_path.iterdir()] == ["train-000000.tar"]
 
 
