@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from gsdata.errors import BudgetError, ChecksumError, FormatError, GsdError, LimitError, VersionError
     from gsdata.file import GsdFile, merge, open, save, to_bytes
     from gsdata.gaussians import Gaussians
+    from gsdata.loader import GaussianLoader
     from gsdata.quantize import Codes, Quantizer, QuantizerSet
     from gsdata.recipe import Recipe
     from gsdata.rendering import render
@@ -33,6 +34,7 @@ _HOMES = {
     "save": "file",
     "to_bytes": "file",
     "Gaussians": "gaussians",
+    "GaussianLoader": "loader",
     "Codes": "quantize",
     "Quantizer": "quantize",
     "QuantizerSet": "quantize",
@@ -46,6 +48,7 @@ __all__ = [
     "Codes",
     "FormatError",
     "GaussianDataset",
+    "GaussianLoader",
     "Gaussians",
     "GsdError",
     "GsdFile",

@@ -336,16 +336,9 @@ def merge(files: Sequence[GsdFile]) -> GsdFile:
     if not files:
         raise ValueError("nothing to merge")
     codes = concatenate([file.codes() for file in files])
-    kinds = {file.label_kind for file in files}
-    if len(kinds) > 1:
-        raise ValueError(f"cannot unite labels of the kinds {', '.join(sorted(kinds))}")
-    if len({bool(file.classes) for file in files}) > 1:
-        raise ValueError("cannot unite files with and without class names")
-    names = tuple(dict.fromkeys(name for file in files for name in file.classes))
-    class_count = len(names) or max(file.class_count for file in files)
-    kind, hard, weights = kinds.pop(), [], []
-    for file in files:
-        column = np.array([names.index(name) for name in file.classes] or range(file.class_count), np.int64)
+    names, class_count, columns = unite_classes(files)
+    hard, weights = [], []
+    for file, column in zip(files, columns, strict=True):
         stored = file._labels
         if stored.hard is not None:
             hard.append(column[stored.hard])
@@ -353,6 +346,7 @@ def merge(files: Sequence[GsdFile]) -> GsdFile:
             wide = np.zeros((file.images, class_count), np.uint8)
             wide[:, column] = stored.weights
             weights.append(wide)
+    kind = files[0].label_kind
     labels = Labels("none", class_count)
     if kind == "hard":
         labels = Labels("hard", class_count, hard=np.concatenate(hard))
@@ -367,6 +361,23 @@ def merge(files: Sequence[GsdFile]) -> GsdFile:
         provenance={"merged": [file.content_id for file in files]},
         metadata=first.metadata if all(file.metadata == first.metadata for file in files) else {},
     )
+
+
+def unite_classes(files: Sequence[GsdFile]) -> tuple[tuple[str, ...], int, list[NDArray[np.int64]]]:
+    """Class names of several files in order of appearance, how many classes, and where each file's classes went.
+
+    Raises:
+        ValueError: their labels are of different kinds, or only some have class names.
+    """
+    kinds = {file.label_kind for file in files}
+    if len(kinds) > 1:
+        raise ValueError(f"cannot unite labels of the kinds {', '.join(sorted(kinds))}")
+    if len({bool(file.classes) for file in files}) > 1:
+        raise ValueError("cannot unite files with and without class names")
+    names = tuple(dict.fromkeys(name for file in files for name in file.classes))
+    number = {name: k for k, name in enumerate(names)}
+    columns = [np.array([number[n] for n in file.classes] or range(file.class_count), np.int64) for file in files]
+    return names, len(names) or max(file.class_count for file in files), columns
 
 
 def _rebuilt(codes: Codes, labels: Labels, **options: Any) -> GsdFile:

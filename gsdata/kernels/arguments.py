@@ -54,14 +54,18 @@ def resolve_size(gaussians: Gaussians, size: Size) -> tuple[int, int]:
 
 
 def resolve_indices(gaussians: Gaussians, indices: Indices) -> NDArray[np.int64]:
-    """``indices`` as a vector of int64 in 0 .. B - 1.
+    """``indices`` into a batch of B images as a vector of int64 in 0 .. B - 1; errors as ``checked_indices``."""
+    return checked_indices(gaussians.num_images, indices)
+
+
+def checked_indices(count: int, indices: Indices) -> NDArray[np.int64]:
+    """``indices`` into ``count`` images as a vector of int64 in 0 .. count - 1.
 
     Raises:
         TypeError: the indices are not integers.
         ValueError: they are not a vector.
-        IndexError: one is outside [-B, B).
+        IndexError: one is outside [-count, count).
     """
-    count = gaussians.num_images
     if indices is None:
         return np.arange(count, dtype=np.int64)
     found = np.asarray(indices)
