@@ -64,7 +64,8 @@ class GaussianLoader:
         shuffle: another order in every epoch.
         seed: of the order and of ``augment="recipe"``, 0 to 2^64 - 1.
         drop_last: leave a smaller last batch out.
-        rank, world_size: which of how many processes this is. Nothing is asked of ``torch.distributed``.
+        rank: number of this process, from 0. Nothing is asked of ``torch.distributed``.
+        world_size: how many processes share the set.
         uneven: what happens where ``world_size`` does not divide the images: ``pad``: some come twice, so that every process
             has as many, as with ``DistributedSampler``; ``drop``: some are left out; ``exact``: every image comes
             once, and lengths differ by at most one.
