@@ -40,6 +40,7 @@ LESS = {
     "gsd-experts": "--model ConvNet-D1 --limit 60 --experts 1 --epochs 2",
     "gsd-eval": "--model ConvNet-D1 --steps 1 --seeds 1 --limit 20",
     "gsd-inspect": "",
+    "gsd-export": "",
 }
 SMALLER = {"--ipc 1": "--bytes 3000"}
 

@@ -112,8 +112,11 @@ def test_the_core_inspects(file):
         ("gsd-distill", "dm", "--data", "images", "--ipc", "1", "-o", "out.gsd"),
         ("gsd-eval", "small.gsd", "--data", "images"),
         ("gsd-inspect", "small.gsd", "--preview", "out.png"),
+        ("gsd-export", "small.gsd", "--to", "png", "-o", "out"),
+        ("gsd-export", "small.gsd", "--to", "parquet", "-o", "out"),
+        ("gsd-export", "small.gsd", "--to", "pt", "-o", "out"),
     ],
-    ids=lambda arguments: arguments[0],
+    ids=lambda arguments: " ".join(arguments[:4:3] if arguments[0] == "gsd-export" else arguments[:1]),
 )
 def test_without_its_extra_a_command_says_what_to_install(arguments, file, tmp_path):
     from PIL import Image

@@ -271,7 +271,9 @@ def _check_paths(arguments: argparse.Namespace) -> Path:
     if not arguments.file.is_file():
         raise UsageError(f"{arguments.file}: there is no such file")
     if arguments.export is not None:
-        _check_export(arguments.export, arguments.force)
+        from gsdata_tools.export_folder import check_folder
+
+        check_folder(arguments.export, arguments.force, "--export")
         return Path()
     output: Path | None = arguments.output
     folder = arguments.file.with_suffix(".eval.ckpt") if output is None else output.with_suffix(".ckpt")
@@ -285,15 +287,6 @@ def _check_paths(arguments: argparse.Namespace) -> Path:
     if folder.exists() and not (arguments.force or arguments.resume):
         raise UsageError(f"{folder} is left over from a stopped run: --resume continues it, --force starts again")
     return folder
-
-
-def _check_export(folder: Path, force: bool) -> None:
-    if not folder.parent.is_dir():
-        raise UsageError(f"--export {folder}: there is no folder {folder.parent}; make it first")
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--export {folder} is a file; name a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not force:
-        raise UsageError(f"--export {folder} is not empty; --force overwrites what is there")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,108 @@
+"""Outputs that are there in full or not at all: a folder or a file is made under a temporary name and then renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from gsdata_tools.checkpoints import atomic_write
+from gsdata_tools.usage import UsageError
+
+INDEX = "export.json"
+"""In every exported folder: what it is. ``--force`` replaces only folders that have one."""
+_SCHEMAS = ("gsd-export/", "gsd-eval-export/")
+
+
+def check_folder(folder: Path, force: bool, option: str = "-o") -> None:
+    """Check before any work that a folder can be written.
+
+    Raises:
+        UsageError: its parent is missing, it is a file, or something is in it; with ``force``, something that is no export.
+    """
+    _check_parent(folder, option)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{option} {folder} is a file; name a folder")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if not force:
+        raise UsageError(f"{option} {folder} is not empty; --force replaces an earlier export")
+    if not _is_export(folder):
+        raise UsageError(f"{option} {folder} holds something else than an export: remove it yourself, or name another")
+
+
+def check_file(file: Path, force: bool, suffix: str) -> None:
+    """Check before any work that a file can be written.
+
+    Raises:
+        UsageError: its name ends in something else than ``suffix``, its folder is missing, or it exists and ``force`` is off.
+    """
+    if file.suffix != suffix:
+        raise UsageError(f"-o {file}: the name must end in {suffix}")
+    _check_parent(file, "-o")
+    if file.is_dir():
+        raise UsageError(f"-o {file} is a folder; name a file")
+    if file.exists() and not force:
+        raise UsageError(f"{file} exists already; --force overwrites it")
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder to write to, which takes the place of ``folder`` at the end, or goes if anything was raised."""
+    folder = folder.resolve()  # behind a link, the folder itself is replaced
+    temporary, old = _beside(folder, "tmp"), _beside(folder, "old")
+    temporary.mkdir()
+    try:
+        yield temporary
+        if folder.exists():
+            folder.rename(old)
+        temporary.rename(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def new_file(file: Path) -> Iterator[Path]:
+    """A path to write to, renamed to ``file`` at the end, or removed if anything was raised."""
+    file = file.resolve()
+    temporary = _beside(file, "tmp")
+    try:
+        yield temporary
+        with temporary.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_index(folder: Path, said: dict[str, Any]) -> None:
+    """Write ``export.json``; JSON values only."""
+    text = json.dumps(said, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    atomic_write(folder / INDEX, text.encode(errors="backslashreplace"))
+
+
+def _beside(path: Path, ending: str) -> Path:
+    return path.with_name(f".{path.name[:100]}.{os.getpid()}.{ending}")
+
+
+def _check_parent(path: Path, option: str) -> None:
+    if not path.parent.is_dir():
+        raise UsageError(f"{option} {path}: there is no folder {path.parent}; make it first")
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(f"{option} {path}: the folder {path.parent} is not writable")
+
+
+def _is_export(folder: Path) -> bool:
+    with contextlib.suppress(OSError, ValueError):
+        said = json.loads((folder / INDEX).read_bytes())
+        return isinstance(said, dict) and str(said.get("schema")).startswith(_SCHEMAS)
+    return False

@@ -1,0 +1,128 @@
+"""What is exported: the images of a ``.gsd``, rendered a few at a time, so that memory does not grow with their number."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import gsdata
+from gsdata.kernels.arguments import resolve_size
+from gsdata_tools.usage import UsageError
+
+BATCH_VALUES = 1 << 22
+"""Pixel values that are rendered at once, at most (but at least one image): 16 MiB of float32."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images in the order of the set.
+
+    Attributes:
+        start: number of the first one.
+        pixels: (n, C, H, W), uint8 or float32 (not clamped).
+        labels: (n,) int64, -1 where there are none.
+        soft: (n, K) float32, or None.
+    """
+
+    start: int
+    pixels: NDArray[Any]
+    labels: NDArray[np.int64]
+    soft: NDArray[np.float32] | None
+
+
+@dataclass(frozen=True, eq=False)
+class ImageStream:
+    """A set of images to be read once or more, from first to last.
+
+    Attributes:
+        name: for messages.
+        files: the files that hold it, in order; more than one if it is in shards.
+        size: (H, W) that it is rendered at.
+        channels: 1 to 4.
+        classes: K names; "0", "1", ... where classes have none; () without labels.
+        label_kind: ``none``, ``hard`` or ``soft``.
+        labels: (N,) int64; the largest weight's class of a soft label, -1 without labels.
+        recipe, provenance: of the file.
+        identity: what says which content this is, for ``export.json``.
+    """
+
+    name: str
+    files: tuple[gsdata.GsdFile, ...]
+    size: tuple[int, int]
+    channels: int
+    classes: tuple[str, ...]
+    label_kind: str
+    labels: NDArray[np.int64]
+    recipe: gsdata.Recipe
+    provenance: dict[str, Any]
+    identity: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def soft_labels(self) -> NDArray[np.float32] | None:
+        """(N, K) float32, or None unless the labels are soft."""
+        return np.concatenate([file.soft_labels for file in self.files]) if self.label_kind == "soft" else None
+
+    def batches(self, dtype: str = "uint8") -> Iterator[Batch]:
+        """All images, each chunk decoded once. ``dtype`` is ``uint8`` or ``float32``."""
+        most = max(1, BATCH_VALUES // (self.channels * self.size[0] * self.size[1]))
+        done = 0
+        for file in self.files:
+            bounds = np.concatenate([[0], np.cumsum(file.header.images)]).tolist()
+            for first, last in itertools.pairwise(bounds):
+                gaussians = file.gaussians(np.arange(first, last))
+                for start in range(first, last, most):
+                    stop = min(start + most, last)
+                    pixels = gsdata.render(gaussians, self.size, np.arange(start - first, stop - first), dtype=dtype)
+                    soft = None if file.soft_labels is None else file.soft_labels[start:stop]
+                    yield Batch(done + start, np.asarray(pixels), file.labels[start:stop], soft)
+            done += len(file)
+
+
+def stream_of(file: gsdata.GsdFile, size: int | tuple[int, int] | None) -> ImageStream:
+    """The images of an opened file.
+
+    Raises:
+        UsageError: there is none, or the size is too large.
+    """
+    if len(file) == 0:
+        raise UsageError(f"{file.path}: it has no images to export")
+    try:
+        sides = resolve_size(file.gaussians([]), size)
+    except ValueError as error:
+        raise UsageError(f"--size: {error}") from None
+    names = file.classes or tuple(map(str, range(file.class_count)))
+    return ImageStream(
+        name=file.path,
+        files=(file,),
+        size=sides,
+        channels=file.channels,
+        classes=() if file.label_kind == "none" else names,
+        label_kind=file.label_kind,
+        labels=file.labels,
+        recipe=file.recipe,
+        provenance=file.provenance,
+        identity={"file": file.path, "sha256": file.sha256},
+    )
+
+
+@contextmanager
+def open_stream(path: Path, size: int | tuple[int, int] | None) -> Iterator[ImageStream]:
+    """Open a ``.gsd`` file.
+
+    Raises:
+        UsageError: there is no such file, no image in it, or the size is too large.
+        GsdError: the file is damaged.
+    """
+    if not path.is_file():
+        raise UsageError(f"{path}: there is no such file")
+    with gsdata.open(path) as file:
+        yield stream_of(file, size)
