@@ -12,6 +12,7 @@ import pytest
 
 import gsdata
 from files import make_codes
+from gsdata.shards import ShardWriter, write_shard
 from gsdata_tools import export, export_source
 from gsdata_tools.sources import load
 
@@ -256,6 +257,30 @@ def test_memory_does_not_grow_with_the_set(tmp_path, capsys, monkeypatch):
         out = tmp_path / (f"{form}.npz" if form == "npz" else form)
         assert run(capsys, file, "--to", form, "-o", out, *words)[0] == 0
         assert rendered == [3, 1, 3, 1, 3]
+
+
+@pytest.mark.parametrize("form", ["png", "npz", "wds", "parquet", "pt"])
+def test_shards_give_what_one_file_gives(form, tmp_path, capsys):
+    file = a_file(tmp_path / "x.gsd", recipe=gsdata.Recipe(mean=(0.5,) * 3, std=(0.2,) * 3, lr=0.1))
+    with gsdata.open(file) as whole, ShardWriter(tmp_path / "shards", "all", shard_images=6) as writer:
+        for part in ([0, 1, 2, 3], [4, 5, 6], [7, 8, 9, 10]):
+            writer.add(whole.subset(part))
+    outs = [tmp_path / f"{name}.npz" if form == "npz" else tmp_path / name for name in ("one", "many")]
+    for source, out in zip((file, tmp_path / "shards"), outs, strict=True):
+        assert run(capsys, source, "--to", form, "-o", out)[0] == 0
+    one, many = ([out] if form == "npz" else sorted(f for f in out.rglob("*") if f.is_file()) for out in outs)
+    assert len(one) == len(many)
+    for a, b in zip(one, many, strict=True):
+        assert a.name == "export.json" or a.read_bytes() == b.read_bytes(), a.name
+
+
+def test_a_missing_shard_is_noticed(tmp_path, capsys):
+    data = a_file(tmp_path / "x.gsd").read_bytes()
+    (tmp_path / "shards").mkdir()
+    for number in (0, 2):
+        write_shard(tmp_path / "shards", "all", number, [11], [data], shards=3)
+    code, _, err = run(capsys, tmp_path / "shards", "--to", "png", "-o", tmp_path / "out")
+    assert (code, "shard 1 is missing" in err, (tmp_path / "out").exists()) == (1, True, False)
 
 
 @pytest.mark.parametrize("form", ["png", "npz", "wds", "parquet", "pt"])

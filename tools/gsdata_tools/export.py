@@ -36,15 +36,20 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line of ``gsd-export``."""
     parser = cli.build_parser(
         "gsd-export",
-        "Write the images of a .gsd file as PNGs, arrays, tensors, WebDataset shards or parquet.",
+        "Write the images of a .gsd file or of shards as PNGs, arrays, tensors, WebDataset shards or parquet.",
         examples=(
             "gsd-export c10.gsd --to png -o c10/",
             "gsd-export c10.gsd --to npz --size 64 -o c10-64.npz",
-            "gsd-export c10.gsd --to parquet --split test -o c10-hf/",
+            "gsd-export shards/ --to parquet --split test -o c10-hf/",
         ),
         notes=_NOTES,
     )
-    parser.add_argument("file", type=Path, metavar="FILE.gsd", help="the data set to export")
+    parser.add_argument(
+        "file",
+        type=Path,
+        metavar="FILE",
+        help="a .gsd, or a folder of its shards (or one of them, or a quoted pattern)",
+    )
     group = parser.add_argument_group("what is written")
     group.add_argument("--to", required=True, choices=_FORMATS, metavar="FORMAT", help=f"one of {', '.join(_FORMATS)}")
     group.add_argument(
