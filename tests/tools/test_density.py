@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gsdata.kernels import reference
 from gsdata.kernels.simd import LANES
 from gsdata.streams import MAX_COUNT
-from gsdata_tools import density_kernels, fit
+from gsdata_tools import density, density_kernels, fit
 from gsdata_tools.density import Candidates, candidate_factors, needs, share_out
 
 from .test_fit import _rendered, _smooth, _values
@@ -85,6 +85,19 @@ def test_more_tries_at_one_number_start_elsewhere_and_the_best_is_kept():
     shown = np.clip(reference.render(codes.dequantize()), 0, 1)
     errors = np.square(shown - images.transpose(0, 3, 1, 2) / 255).mean(axis=(1, 2, 3))
     assert several.quality.max(axis=0) == pytest.approx(-10 * np.log10(errors), abs=1e-3)
+
+
+def test_every_search_uses_the_threads_that_were_asked_for(monkeypatch):
+    asked = []
+
+    def choose(*values, **options):
+        asked.append(options.get("threads"))
+        return density_choose(*values, **options)
+
+    density_choose = density.choose_codes
+    monkeypatch.setattr(density, "choose_codes", choose)
+    Candidates(_smooth(2), [np.full(2, 5)] * 2, adapt=True, steps=5, threads=1)
+    assert asked == [1, 1]
 
 
 def test_candidates_have_different_numbers_of_gaussians():

@@ -25,7 +25,8 @@ from gsdata_tools.search import FitResult, choose_codes
 
 Counts = NDArray[np.int64]
 SPREAD = 0.05  # of the mean number of Gaussians: how far the candidates' mean numbers lie from it
-_LEAST_USEFUL, _POWER = 0.3, 0.4  # share of an image's Gaussians that says what more would give; 0.3 to 0.7 are as good
+_LEAST_USEFUL = 0.3  # share of an image's Gaussians that says what more would give
+_POWER = 0.4  # of that in the number that an image should have
 _TRY_KEY = 1 << 40  # apart from any image's own key
 
 
@@ -37,9 +38,8 @@ def candidate_factors(tries: int) -> list[float]:
 def needs(fitted: FitResult) -> NDArray[np.float64]:
     """(B,) how many Gaussians images should have for the highest mean PSNR, relative to each other, mean 1.
 
-    PSNR grows with the logarithm of the number, so an image deserves Gaussians in proportion to that slope. What its
-    error would grow by without the least useful ones of those that it has tells the slope: two fits of different
-    numbers agree with it as well as with each other at 32x32 pixels, and better at 128x128.
+    If PSNR grows with the logarithm of the number, an image deserves Gaussians in proportion to that slope. What its
+    error would grow by without the least useful ones of those that it has stands for the slope.
     """
     starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(fitted.codes.counts)])
     growth = np.zeros(len(starts) - 1)
@@ -94,7 +94,8 @@ class Candidates:
         for attempt, own in enumerate(counts):
             if adapt and attempt:
                 if attempt == 1:
-                    shares = needs(choose_codes(images, fits[0], **{**(coding or {}), "sweeps": 0}))
+                    rounded = {**(coding or {}), "sweeps": 0, "threads": fitting.get("threads")}
+                    shares = needs(choose_codes(images, fits[0], **rounded))
                 own = share_out(int(own.sum()), shares)
 
             def tell(done: int, psnr: float, before: int = attempt * number) -> None:
