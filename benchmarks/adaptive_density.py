@@ -24,8 +24,7 @@ import gsdata
 from environment import hardware, versions
 from gsdata.budget import Bits, plan
 from gsdata_tools import sources
-from gsdata_tools.density import Candidates, candidate_factors
-from gsdata_tools.encode_budget import spread_counts
+from gsdata_tools.density import Candidates, candidate_factors, spread_counts
 from gsdata_tools.fit import DEFAULT_STEPS
 from gsdata_tools.metrics import psnr
 

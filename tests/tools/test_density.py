@@ -13,7 +13,7 @@ from gsdata.kernels import reference
 from gsdata.kernels.simd import LANES
 from gsdata.streams import MAX_COUNT
 from gsdata_tools import density, density_kernels, fit
-from gsdata_tools.density import Candidates, candidate_factors, needs, share_out
+from gsdata_tools.density import Candidates, candidate_factors, needs, share_out, spread_counts
 
 from .test_fit import _rendered, _smooth, _values
 
@@ -108,6 +108,19 @@ def test_candidates_have_different_numbers_of_gaussians():
     codes, losses = candidates.pick(np.array([1, 0, 1]))
     assert codes.counts.tolist() == [8, 5, 9]
     assert len(losses) == 22
+
+
+@pytest.mark.parametrize(("total", "images"), [(10, 3), (3, 3), (7, 1), (100, 7)])
+def test_counts_are_spread_evenly(total, images):
+    counts = spread_counts(total, images)
+    assert counts.sum() == total
+    assert len(counts) == images
+    assert np.ptp(counts) <= 1
+
+
+def test_every_image_gets_a_gaussian_and_none_more_than_a_file_holds():
+    assert spread_counts(2, 5).tolist() == [1] * 5
+    assert spread_counts(10**9, 3).tolist() == [MAX_COUNT] * 3
 
 
 def test_images_that_use_all_of_their_gaussians_get_more():

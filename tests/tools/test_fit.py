@@ -16,7 +16,7 @@ from gsdata.kernels import reference
 from gsdata.kernels.simd import LANES
 from gsdata.quantize import fit_quantizers, quantize
 from gsdata_tools import blocks, fit, splat_kernels
-from gsdata_tools.encode_budget import spread_counts, without_least
+from gsdata_tools.encode_budget import without_least
 
 
 def _smooth(count, height=32, width=32, channels=3, seed=0):
@@ -233,14 +233,6 @@ def test_pruning_takes_the_least_and_spares_the_last_of_an_image():
     assert np.array_equal(left.means, codes.means[[0, 2, 4, 5]])
     assert without_least(codes, losses, 4).counts.tolist() == [1, 0, 1, 1]
     assert without_least(codes, losses, 7).num_gaussians == 0
-
-
-@pytest.mark.parametrize(("total", "images"), [(10, 3), (3, 3), (7, 1), (100, 7)])
-def test_counts_are_spread_evenly(total, images):
-    counts = spread_counts(total, images)
-    assert counts.sum() == total
-    assert len(counts) == images
-    assert np.ptp(counts) <= 1
 
 
 _FIT = """

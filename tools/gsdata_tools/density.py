@@ -51,6 +51,15 @@ def needs(fitted: FitResult) -> NDArray[np.float64]:
     return relative / mean if mean > 0 else np.ones_like(relative)
 
 
+def spread_counts(total: int, images: int) -> Counts:
+    """``total`` Gaussians over ``images`` images, as evenly as whole numbers allow, the larger counts spread too.
+
+    No image gets fewer than one or more than ``MAX_COUNT``, whatever the total is.
+    """
+    ends: Counts = np.arange(images + 1, dtype=np.int64) * min(max(total, images), images * MAX_COUNT) // images
+    return np.diff(ends)
+
+
 def share_out(total: int, shares: NDArray[np.float64]) -> Counts:
     """About ``total`` Gaussians over images in proportion to ``shares``, at least one and at most ``MAX_COUNT`` each."""
     ends = np.round(np.cumsum(shares) / max(1e-12, shares.sum()) * total).astype(np.int64)

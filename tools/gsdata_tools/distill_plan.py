@@ -132,12 +132,6 @@ def plan_set(
     return made
 
 
-def spread(total: int, images: int) -> NDArray[np.int64]:
-    """(images,) counts that sum to ``total`` (at least one each) and differ by at most one, evenly mixed."""
-    edges = np.arange(images + 1) * max(total, images) // images
-    return np.diff(edges).astype(np.int64)
-
-
 def empty_codes(codes: Codes) -> Codes:
     """The same without images."""
     return codes.select(np.zeros(0, np.int64))

@@ -21,6 +21,7 @@ from gsdata.quantize import Codes
 from gsdata.recipe import Recipe
 from gsdata_tools import cli, monitors, networks, ranks, sources
 from gsdata_tools.dc import GradientMatching
+from gsdata_tools.density import spread_counts
 from gsdata_tools.distill_plan import (
     channel_statistics,
     empty_codes,
@@ -28,7 +29,6 @@ from gsdata_tools.distill_plan import (
     resolved,
     resolved_text,
     smallest_class,
-    spread,
 )
 from gsdata_tools.dm import DistributionMatching
 from gsdata_tools.initialise import choose_real, noise_set, real_set, solid_warmup
@@ -282,7 +282,7 @@ class Distillation:
         wanted = self.plan.gaussians
         if self.options["gaussians"] is not None:
             wanted = self.plan.gaussians_per_image * len(self.labels)
-        counts = spread(wanted, len(self.labels))
+        counts = spread_counts(wanted, len(self.labels))
         bits = self.options["bits"]
         if self.options["init"] == "real":
             images = self.data.images[self._chosen(checkpoint)]
@@ -292,7 +292,7 @@ class Distillation:
             pilot = real_set(images[few], counts[few], bits, fit_steps, self.seed, self.device)
             fixed = len(self.file(empty_codes(pilot.codes()), np.zeros(0, np.int64)))
             each = (len(self.file(pilot.codes(), self.labels[few])) - fixed) / max(1, pilot.num_gaussians)
-            counts = spread(int((sum(FILL) / 2 * self.budget - fixed) / each), len(images))
+            counts = spread_counts(int((sum(FILL) / 2 * self.budget - fixed) / each), len(images))
             with cli.Progress(len(images), "first set", self.arguments.quiet) as progress:
                 return real_set(
                     images,

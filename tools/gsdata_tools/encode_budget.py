@@ -14,7 +14,7 @@ from gsdata.budget import Bits, plan
 from gsdata.errors import BudgetError
 from gsdata.quantize import Codes, Quantizer, QuantizerSet
 from gsdata.streams import MAX_COUNT
-from gsdata_tools.density import Candidates, candidate_factors
+from gsdata_tools.density import Candidates, Counts, candidate_factors, spread_counts
 from gsdata_tools.draws import rng
 from gsdata_tools.search import FitResult
 from gsdata_tools.usage import note
@@ -24,14 +24,6 @@ _SAMPLE = 32
 _SURPLUS = 1.06  # a single try is fitted beyond the estimate, and then the least useful are taken out
 _PLAUSIBLE = 0.15  # more than that from the plan, images are of another kind, and their sample counts
 _ROUNDS = 4
-
-Counts = NDArray[np.int64]
-
-
-def spread_counts(total: int, images: int) -> Counts:
-    """``total`` Gaussians over ``images`` images, as evenly as whole numbers allow; the larger counts are spread too."""
-    ends: Counts = np.arange(images + 1, dtype=np.int64) * min(total, images * MAX_COUNT) // images
-    return np.diff(ends)
 
 
 def placeholder(counts: Counts, size: tuple[int, int], channels: int, bits: Bits) -> Codes:
