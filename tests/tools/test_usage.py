@@ -36,6 +36,19 @@ def test_sizes():
             usage.image_size(wrong)
 
 
+@pytest.mark.parametrize("text", ["7/5/6/12", "7,5,6,12", " 7, 5/06 ,12 "])
+def test_bit_widths(text):
+    assert usage.bit_widths(text) == (7, 5, 6, 12)
+
+
+@pytest.mark.parametrize(
+    "text", ["7/5/6", "7/5/6/6/6", "7/5/6/13", "0/5/6/6", "7//6/6", "-7/5/6/6", "७/5/6/6", "a,b,c,d", "9" * 5000]
+)
+def test_other_bit_widths_are_refused(text):
+    with pytest.raises(usage.UsageError, match="four bit widths from 1 to 12"):
+        usage.bit_widths(text)
+
+
 def test_numbers():
     assert usage.positive_int("1,000") == 1000
     assert usage.nonnegative_int("0") == 0

@@ -21,7 +21,9 @@ from gsdata_tools.checkpoints import Checkpoint, atomic_write
 from gsdata_tools.progress import Deadline, Progress, clock
 from gsdata_tools.running import run
 from gsdata_tools.usage import (
+    BIT_WIDTHS,
     UsageError,
+    bit_widths,
     duration,
     image_size,
     nonnegative_float,
@@ -33,6 +35,7 @@ from gsdata_tools.usage import (
 )
 
 __all__ = [
+    "BIT_WIDTHS",
     "Checkpoint",
     "Deadline",
     "Output",
@@ -40,6 +43,7 @@ __all__ = [
     "UsageError",
     "add_command",
     "atomic_write",
+    "bit_widths",
     "build_parser",
     "check_output",
     "clock",

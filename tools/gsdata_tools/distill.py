@@ -36,14 +36,6 @@ are a first choice for a CPU. The file's recipe has the learning rate that was l
 """
 
 
-def _bits(text: str) -> tuple[int, int, int, int]:
-    parts = text.replace("/", ",").split(",")
-    if len(parts) != 4 or not all(p.strip().isdecimal() and 1 <= int(p) <= 12 for p in parts):
-        raise cli.UsageError(f"{text!r} is not four bit widths from 1 to 12, such as 7,5,6,6")
-    a, b, c, d = (int(p) for p in parts)
-    return a, b, c, d
-
-
 def set_options(parser: argparse.ArgumentParser) -> None:
     """Options of every method: the budget and the first set."""
     group = parser.add_argument_group("the set")
@@ -69,9 +61,9 @@ def set_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--bits",
-        type=_bits,
-        metavar="P,S,L,C",
-        help="bits of a position's coordinate, log-scale, shear, colour channel (default: planned; 7,5,6,6 for CIFAR-10)",
+        type=cli.bit_widths,
+        metavar=cli.BIT_WIDTHS,
+        help="bits of a position's coordinate, a log-scale, the shear, a colour channel (default: planned; 7/5/6/6 for CIFAR-10)",
     )
     group.add_argument(
         "--init",

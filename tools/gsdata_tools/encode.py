@@ -10,7 +10,6 @@ from gsdata_tools import cli
 
 _STEPS = 1200
 _RATE_WEIGHT = 0.05
-_BITS = "7/5/6/6"
 _NOTES = """Without --gaussians and --bytes-per-image every image gets one Gaussian per 24 pixels (42 at 32x32).
 
 --time-limit: a short trial chooses the number of steps so that the file should be done in time; the file stores that number,
@@ -19,14 +18,6 @@ and the same command with --steps set to it gives the same bytes.
 --json: schema, images, psnr_mean, psnr_min and ssim_mean (of the uint8 images decoded from the closed file; equal images count
 as 100 dB), bytes_total, bits_per_gaussian (the whole file), gaussians, steps, seconds (reading, fitting, writing and measuring;
 not the compilation of the kernels, which happens once per machine), images_per_second."""
-
-
-def _bits(text: str) -> tuple[int, int, int, int]:
-    parts = text.replace(",", "/").split("/")
-    if len(parts) != 4 or not all(p.isascii() and p.isdecimal() and 1 <= int(p) <= 12 for p in parts):
-        raise cli.UsageError(f"{text!r} is not four bit widths from 1 to 12, such as {_BITS}")
-    means, scales, shear, colors = (int(part) for part in parts)
-    return means, scales, shear, colors
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -65,9 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     group.add_argument(
         "--bits",
-        type=_bits,
-        metavar="P/S/L/C",
-        help=f"bits of a position's coordinate, a log-scale, the shear, a colour channel (default: {_BITS} for 42 Gaussians at "
+        type=cli.bit_widths,
+        metavar=cli.BIT_WIDTHS,
+        help="bits of a position's coordinate, a log-scale, the shear, a colour channel (default: 7/5/6/6 for 42 Gaussians at "
         "32x32, coarser for fewer, finer for more)",
     )
     group.add_argument(

@@ -13,6 +13,9 @@ import sys
 
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?", re.ASCII)
 _SIZE = re.compile(r"(\d{1,5})(?:[x\u00d7](\d{1,5}))?", re.ASCII)
+_WIDTHS = re.compile("[/,]".join([r"\s*0*(1[0-2]|[1-9])\s*"] * 4), re.ASCII)
+BIT_WIDTHS = "P/S/L/C"
+"""How help names what ``bit_widths`` reads."""
 
 
 class UsageError(argparse.ArgumentTypeError):
@@ -91,6 +94,15 @@ def rate_weight(text: str) -> float:
     if (value := nonnegative_float(text)) > 10:
         raise UsageError(f"{text!r} is not at most 10; useful weights are below 1")
     return value
+
+
+def bit_widths(text: str) -> tuple[int, int, int, int]:
+    """``"7/5/6/6"`` or ``"7,5,6,6"``: bits of positions, log-scales, shear and colours, 1 to 12 each."""
+    match = _WIDTHS.fullmatch(text)
+    if match is None:
+        raise UsageError(f"{text[:40]!r} is not four bit widths from 1 to 12, such as 7/5/6/6")
+    means, scales, shear, colors = (int(width) for width in match.groups())
+    return means, scales, shear, colors
 
 
 def _number(text: str) -> float:
