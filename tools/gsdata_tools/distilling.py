@@ -1,8 +1,4 @@
-"""The run of ``gsd-distill``: steps with checkpoints until the iterations or the time are used up, then the closed file.
-
-What a run computes depends on its options and on how many steps it made, never on the clock: the set is weighed and
-brought back into the budget at fixed step numbers, and checkpoints, whenever they happen, only copy the state.
-"""
+"""The run of ``gsd-distill``: steps with checkpoints until the iterations or the time are used up, then the closed file."""
 
 from __future__ import annotations
 
@@ -26,7 +22,7 @@ _GO_ON, _LATE, _STOP = range(3)
 
 
 def distill(arguments: argparse.Namespace) -> int:
-    """Run ``gsd-distill dm`` with parsed arguments; returns the exit code.
+    """Run a verb of ``gsd-distill`` with parsed arguments; returns the exit code.
 
     Raises:
         UsageError, BudgetError: a request that cannot be met; raised before anything is computed.
