@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -29,13 +28,10 @@ from gsdata.augment import augment
 from gsdata_tools.dm import classes_of, synthetic_of
 from gsdata_tools.draws import rng
 from gsdata_tools.learnable import LearnableSet, RowAdam
-from gsdata_tools.methods import Method, Share, StepOptions, descend, step_options
+from gsdata_tools.methods import Method, Run, Share, StepOptions, descend, step_options
 from gsdata_tools.networks import ConvNet
 from gsdata_tools.rate import RateModel
 from gsdata_tools.real_data import RealData
-
-if TYPE_CHECKING:
-    from gsdata_tools.distillation import Distillation
 
 EPSILON = 1e-6
 """Added to the product of the norms, as published: a row without a gradient has distance 1."""
@@ -214,7 +210,7 @@ def _batches(images: int, seed: int, iteration: int, epoch: int) -> Iterator[NDA
 class GradientMatching(Method):
     """``gsd-distill dc``."""
 
-    def __init__(self, run: Distillation) -> None:
+    def __init__(self, run: Run) -> None:
         super().__init__(run)
         own = ("batch_real", "batch_syn", "classes_per_step", "micro_batch", "outer_loop", "inner_loop")
         self.options = DcOptions(**step_options(run.options), **{name: run.options[name] for name in own})

@@ -17,7 +17,6 @@ iteration, class), and no step knows how many will follow: a run that is cut sho
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -28,13 +27,10 @@ import gsdata
 from gsdata.augment import augment
 from gsdata_tools.draws import rng
 from gsdata_tools.learnable import LearnableSet, RowAdam
-from gsdata_tools.methods import Method, Share, StepOptions, descend, step_options
+from gsdata_tools.methods import Method, Run, Share, StepOptions, descend, step_options
 from gsdata_tools.networks import ConvNet
 from gsdata_tools.rate import RateModel
 from gsdata_tools.real_data import RealData
-
-if TYPE_CHECKING:
-    from gsdata_tools.distillation import Distillation
 
 _STEPS = 0
 """What random networks of steps are drawn for."""
@@ -60,7 +56,7 @@ class DmOptions(StepOptions):
 class DistributionMatching(Method):
     """``gsd-distill dm``."""
 
-    def __init__(self, run: Distillation) -> None:
+    def __init__(self, run: Run) -> None:
         super().__init__(run)
         own = {name: run.options[name] for name in ("batch_real", "batch_syn", "classes_per_step", "classify")}
         self.options = DmOptions(**step_options(run.options), **own)

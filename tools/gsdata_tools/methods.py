@@ -12,7 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -25,9 +25,8 @@ from gsdata_tools.checkpoints import Checkpoint
 from gsdata_tools.learnable import LearnableSet, Leaves, RowAdam, boundary_loss
 from gsdata_tools.networks import ConvNet
 from gsdata_tools.rate import RateModel
-
-if TYPE_CHECKING:
-    from gsdata_tools.distillation import Distillation
+from gsdata_tools.real_data import RealData
+from gsdata_tools.sources import ImageSet
 
 
 @dataclass(frozen=True)
@@ -55,6 +54,44 @@ def step_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return taken | {"rate": options["rate_weight"]}
 
 
+class Run(Protocol):
+    """What a ``Method`` sees of a ``Distillation``.
+
+    Attributes:
+        seed: of every draw.
+        device: where networks and sets are.
+        options: the resolved options, by name; a method may resolve its own further.
+        data: the real images as they are stored; ``real`` draws and normalises them.
+        channels: C.
+        size: (H, W) of the images.
+        labels: (B,) class of each synthetic image.
+        recipe: what the file will say about training, but for what the method learns.
+        iteration: steps made so far.
+        pool: networks trained on the real data, where the method's ``trained`` asks for them.
+        parameters: the set, there after ``Method.start``.
+        adam: its optimiser.
+        coding: what codes weigh, where that is in the loss.
+    """
+
+    seed: int
+    device: torch.device
+    options: dict[str, Any]
+    data: ImageSet
+    channels: int
+    size: tuple[int, int]
+    real: RealData
+    labels: NDArray[np.int64]
+    recipe: Recipe
+    iteration: int
+    pool: list[ConvNet]
+    parameters: LearnableSet
+    adam: RowAdam
+    coding: RateModel | None
+
+    def network(self, *key: int) -> ConvNet:
+        """The random network of a key; its parameters need no gradient."""
+
+
 class Method(ABC):
     """A loss. Made before anything is computed, so that it can refuse what it cannot do.
 
@@ -65,7 +102,7 @@ class Method(ABC):
 
     trained = False
 
-    def __init__(self, run: Distillation) -> None:
+    def __init__(self, run: Run) -> None:
         self.run = run
 
     def start(self, checkpoint: Checkpoint) -> None:  # noqa: B027 (most methods need nothing)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,13 +25,10 @@ from gsdata_tools import cli, ranks
 from gsdata_tools.checkpoints import Checkpoint
 from gsdata_tools.draws import rng
 from gsdata_tools.expert_files import Expert, experts_digest, read_experts
-from gsdata_tools.methods import Method, StepOptions, descend, step_options
+from gsdata_tools.methods import Method, Run, StepOptions, descend, step_options
 from gsdata_tools.networks import ConvNet
 from gsdata_tools.trajectory import FlatNetwork, match_trajectory
 from gsdata_tools.whitening import Whitening
-
-if TYPE_CHECKING:
-    from gsdata_tools.distillation import Distillation
 
 MAX_START_EPOCH = 30
 """The published bound on where a student starts, where experts are that long."""
@@ -49,7 +46,7 @@ class TrajectoryMatching(Method):
         GsdError: an expert's file is damaged.
     """
 
-    def __init__(self, run: Distillation) -> None:
+    def __init__(self, run: Run) -> None:
         super().__init__(run)
         folder = run.options["expert_dir"]
         self.experts = read_experts(folder)
@@ -175,7 +172,7 @@ def student_batches(images: int, steps: int, batch: int, seed: int, iteration: i
     return np.concatenate(cut)[:steps].astype(np.int64)
 
 
-def check_experts(experts: list[Expert], folder: object, run: Distillation, parameters: int) -> None:
+def check_experts(experts: list[Expert], folder: object, run: Run, parameters: int) -> None:
     """Refuse experts of another network or of other images than the run has.
 
     Raises:
