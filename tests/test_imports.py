@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import os
 import pkgutil
 import subprocess
@@ -137,3 +138,23 @@ def test_library_never_imports_the_tools():
             for alias in node.names
         ]
         assert not [name for name in names if name.partition(".")[0] == "gsdata_tools"], file
+
+
+def test_no_circle_of_imports():
+    # Those inside functions and those for type checkers count too.
+    modules = {
+        ".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): file
+        for root, package in ((ROOT, "gsdata"), (ROOT / "tools", "gsdata_tools"))
+        for file in (root / package).rglob("*.py")
+    }
+    imports = {}
+    for name, file in modules.items():
+        named = set()
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                named |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                members = {f"{node.module}.{alias.name}" for alias in node.names}
+                named |= members if members <= modules.keys() else members | {node.module or ""}
+        imports[name] = named & modules.keys()
+    graphlib.TopologicalSorter(imports).prepare()  # a CycleError names the modules
