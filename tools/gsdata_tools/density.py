@@ -84,6 +84,7 @@ class Candidates:
         coding: dict[str, Any] | None = None,
         progress: Progress | None = None,
         name: str = "",
+        first_key: int = 0,
         **fitting: Any,
     ) -> None:
         """Fit ``images`` once for every (B,) element of ``counts``.
@@ -95,6 +96,7 @@ class Candidates:
             coding: options of ``choose_codes`` that are not for ``fit_gaussians`` too.
             progress: see ``fit.Progress``; counts images of all fits.
             name: see ``fit.fit_images``.
+            first_key: what the draws of the first image are keyed by; those of the others by what follows.
             fitting: further options of ``fit_gaussians``.
         """
         number = len(images)
@@ -111,7 +113,7 @@ class Candidates:
                 if progress:
                     progress(before + done, psnr)
 
-            keys = np.arange(number) + _TRY_KEY * attempt
+            keys = first_key + np.arange(number) + _TRY_KEY * attempt
             fits.append(
                 fit_gaussians(images, own, image_keys=keys, progress=tell, name=f"{name}try{attempt}-", **fitting)
             )

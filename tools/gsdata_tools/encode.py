@@ -6,10 +6,14 @@ import argparse
 import json
 import time
 
-from gsdata_tools import cli
+from gsdata_tools import cli, ranks
 
 _STEPS = 1200
 _RATE_WEIGHT = 0.05
+_OUTPUT = (
+    "the .gsd to write; X.png and X.json are written beside it, and X.ckpt/ until it is done. "
+    "With --shards a folder, and DIR.ckpt/ until it is done"
+)
 _NOTES = """Without --gaussians and --bytes-per-image every image gets one Gaussian per 24 pixels (42 at 32x32).
 
 --time-limit: a short trial chooses the number of steps so that the file should be done in time; the file stores that number,
@@ -17,16 +21,21 @@ and the same command with --steps set to it gives the same bytes.
 
 --json: schema, images, psnr_mean, psnr_min and ssim_mean (of the uint8 images decoded from the closed file; equal images count
 as 100 dB), bytes_total, bits_per_gaussian (the whole file), gaussians, steps, seconds (reading, fitting, writing and measuring;
-not the compilation of the kernels, which happens once per machine), images_per_second."""
+not the compilation of the kernels, which happens once per machine), images_per_second.
+
+--shards N writes DIR/SPLIT-000000.tar, ... and the report as DIR/SPLIT.json: tars of .gsd files of up to 1,024 images, for sets that are too large
+for one file or for memory. All images are read twice, and few are in memory at a time; --bytes-per-image counts the tars. --resume keeps finished shards
+after checking them. torchrun --nproc-per-node 2 -m gsdata_tools.encode ... --shards N divides the shards among processes, to the same bytes."""
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = cli.build_parser(
         "gsd-encode",
-        "Fit real images with 2D Gaussians and write them as one .gsd file.",
+        "Fit real images with 2D Gaussians and write them as one .gsd file, or as shards.",
         examples=[
             "gsd-encode --data cifar10 --split test --limit 1000 --gaussians 42 -o c.gsd --json",
             "gsd-encode --data photos/ --size 128 --bytes-per-image 1500 -o photos.gsd",
+            "gsd-encode --data imagenette-128 --split train --shards 4 -o shards/",
         ],
         notes=_NOTES,
     )
@@ -75,7 +84,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="threads (default: all cores); the file does not depend on it",
     )
-    cli.common_run_options(parser)
+    run = cli.common_run_options(parser, output_help=_OUTPUT, output_metavar="X.gsd|DIR")
+    run.add_argument(
+        "--shards",
+        type=cli.positive_int,
+        metavar="N",
+        help="write N tars of .gsd files into a folder instead of one file",
+    )
     return parser
 
 
@@ -83,6 +98,12 @@ def _main(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
     if arguments.device == "cuda":
         raise cli.UsageError("--device cuda: gsd-encode computes on the CPU; leave --device out")
+    if arguments.shards is not None:
+        return _sharded(arguments)
+    if ranks.started() > 1:
+        raise cli.UsageError(
+            "several processes share shards, and one file is made by one process: give --shards N, or start one process"
+        )
     output = cli.check_output(arguments.output, arguments.force, arguments.resume)
     deadline = cli.Deadline(arguments.time_limit)
     from gsdata_tools.encode_run import compile_kernels, encode
@@ -102,6 +123,15 @@ def _main(argv: list[str]) -> int:
             f"{report['bits_per_gaussian']:.2f} bits per Gaussian, {report['images_per_second']:.1f} images/s"
         )
     return 0
+
+
+def _sharded(arguments: argparse.Namespace) -> int:
+    if arguments.shards > 1_000_000:
+        raise cli.UsageError(f"--shards {arguments.shards}: at most 1,000,000")
+    deadline = cli.Deadline(arguments.time_limit)
+    from gsdata_tools.encode_shards import encode_shards
+
+    return encode_shards(arguments, deadline)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -18,7 +18,9 @@ from gsdata.budget import Bits, default_bits, plan
 from gsdata.errors import BudgetError
 from gsdata.streams import MAX_COUNT
 from gsdata_tools import cli, encode_budget, fit, metrics, search
+from gsdata_tools.blocks import Progress
 from gsdata_tools.density import Candidates
+from gsdata_tools.source_parts import ImageParts
 from gsdata_tools.sources import ImageSet, load
 
 SCHEMA = "gsd-encode/1"
@@ -39,9 +41,9 @@ def encode(
 ) -> tuple[dict[str, Any], cli.Checkpoint]:
     """Fit, write, open again and measure. The checkpoint is for the caller to delete when its last file is written."""
     data = load(arguments.data, split=arguments.split, limit=arguments.limit, size=arguments.size)
-    options = _options(arguments, data)
+    options = resolved_options(arguments, data.images.shape[1:3])
     checkpoint = cli.Checkpoint(output.ckpt, {**options, "digest": data.digest}, resume=output.resuming)
-    run = _Run(data, options, checkpoint, arguments.threads, arguments.quiet)
+    run = Run(data, options, checkpoint, arguments.threads, arguments.quiet)
     run.plan_steps(deadline)
     try:
         codes = run.codes()
@@ -60,17 +62,13 @@ def encode(
 
 def measure(file: GsdFile, images: NDArray[np.uint8]) -> tuple[dict[str, Any], NDArray[np.uint8]]:
     """Compare a file with the images that it was made from; returns the numbers and the decoded images (B, H, W, C)."""
-    batch = max(1, _BATCH_PIXELS // images[0].size)
-    shown = np.concatenate(
-        [decoded(file.codes(np.arange(i, min(i + batch, len(images))))) for i in range(0, len(images), batch)]
-    )
-    psnr = metrics.psnr(shown, images)
+    psnr, ssim, shown = quality(file, images)
     size = Path(file.path).stat().st_size
     report = {
         "images": len(images),
         "psnr_mean": float(psnr.mean()),
         "psnr_min": float(psnr.min()),
-        "ssim_mean": float(metrics.ssim(shown, images).mean()),
+        "ssim_mean": float(ssim.mean()),
         "bytes_total": size,
         "bits_per_gaussian": size * 8 / max(1, file.gaussian_count),
         "gaussians": file.gaussian_count,
@@ -78,16 +76,51 @@ def measure(file: GsdFile, images: NDArray[np.uint8]) -> tuple[dict[str, Any], N
     return report, shown
 
 
+def quality(
+    file: GsdFile, images: NDArray[np.uint8]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.uint8]]:
+    """PSNR and SSIM of each image of a file that was made from ``images``, and the decoded images (B, H, W, C)."""
+    batch = max(1, _BATCH_PIXELS // images[0].size)
+    shown = np.concatenate(
+        [decoded(file.codes(np.arange(i, min(i + batch, len(images))))) for i in range(0, len(images), batch)]
+    )
+    return metrics.psnr(shown, images), metrics.ssim(shown, images), shown
+
+
 def decoded(codes: Codes) -> NDArray[np.uint8]:
     """What a reader shows for codes: (B, H, W, C) uint8."""
     return np.ascontiguousarray(gsdata.render(codes.dequantize(), dtype="uint8").transpose(0, 2, 3, 1))
 
 
-class _Run:
-    """One encoding: the images, what was asked for, and where finished work is kept."""
+class Run:
+    """One encoding: the images, what was asked for, and where finished work is kept.
+
+    Args:
+        data: the images.
+        options: see ``resolved_options``.
+        checkpoint: keeps finished blocks.
+        threads: None for as many as the kernels use.
+        quiet: no progress.
+        name: prefix of what the checkpoint keeps.
+        first: number of the first image in a larger set, for the draws.
+        extra_bytes: that the images cost beside the file, charged to the budget.
+        header: recipe and provenance, where they are not of these images alone.
+        progress: is told how many fits of images are done, instead of a progress display of its own.
+    """
 
     def __init__(
-        self, data: ImageSet, options: dict[str, Any], checkpoint: cli.Checkpoint, threads: int | None, quiet: bool
+        self,
+        data: ImageSet,
+        options: dict[str, Any],
+        checkpoint: cli.Checkpoint,
+        threads: int | None,
+        quiet: bool,
+        *,
+        name: str = "",
+        first: int = 0,
+        extra_bytes: int = 0,
+        header: dict[str, Any] | None = None,
+        progress: Progress | None = None,
     ) -> None:
         self.data = data
         self.options = options
@@ -95,21 +128,22 @@ class _Run:
         self.threads = threads
         self.quiet = quiet
         self.steps = int(options["steps"])
+        self.tries = int(options["tries"])
+        self._name, self._first, self._extra_bytes, self._progress = name, first, extra_bytes, progress
         bytes_per_image = options["bytes_per_image"]
         total = 0.0 if bytes_per_image is None else bytes_per_image * len(data.images)
         if total >= 2**63:
             raise cli.UsageError(f"--bytes-per-image {bytes_per_image:g}: more bytes than any file has; ask for fewer")
         self.budget = None if bytes_per_image is None else math.floor(total + 1e-9)
-        self.tries = int(options["tries"])
         self.bits = (
             Bits(*options["bits"])
             if options["bits"]
             else default_bits((data.images.shape[1], data.images.shape[2]), self._guess())
         )
-        self._extras: dict[str, Any] | None = None
+        self._extras = header
 
-    def plan_steps(self, deadline: cli.Deadline) -> None:
-        """Steps that the time allows, by a trial; what an earlier part of this run chose stays."""
+    def plan_steps(self, deadline: cli.Deadline, number: int | None = None) -> None:
+        """Steps that the time allows for ``number`` images (None: these), by a trial; what an earlier part of this run chose stays."""
         if "plan" in self.checkpoint.names():
             self.steps = int(self.checkpoint.load("plan")[1]["steps"])
             return
@@ -118,7 +152,7 @@ class _Run:
             few = images[np.linspace(0, len(images) - 1, min(_PROBE_IMAGES, len(images))).astype(np.int64)]
             start = time.monotonic()
             fit.fit_gaussians(few, self._guess(), steps=_PROBE_STEPS, threads=self.threads)
-            spent = (time.monotonic() - start) / (len(few) * _PROBE_STEPS) * len(images) * self.tries
+            spent = (time.monotonic() - start) / (len(few) * _PROBE_STEPS) * (number or len(images)) * self.tries
             possible = max(1, int(_SAFETY * deadline.remaining() / max(spent, 1e-9)))
             if possible < self.steps:
                 cli.note(
@@ -141,7 +175,8 @@ class _Run:
         def sample_fit(chosen: NDArray[np.int64], counts: NDArray[np.int64]) -> search.FitResult:
             seed = self.options["seed"]
             return fit.fit_images(
-                images[chosen], counts, steps=quick, seed=seed, bits=self.bits, rate_weight=rate_weight, image_keys=chosen,
+                images[chosen], counts, steps=quick, seed=seed, bits=self.bits, rate_weight=rate_weight,
+                image_keys=self._first + chosen,
                 threads=self.threads,
             )  # fmt: skip
 
@@ -153,7 +188,7 @@ class _Run:
             self.budget,
             self.bits,
             tries=self.tries,
-            measure=lambda codes: len(self.file(codes)),
+            measure=lambda codes: len(self.file(codes)) + self._extra_bytes,
             measure_sample=lambda codes, chosen: len(self.file(codes, chosen)),
             sample_fit=sample_fit,
             fit=self._fit,
@@ -163,26 +198,32 @@ class _Run:
     def file(self, codes: Codes, chosen: NDArray[np.int64] | None = None) -> bytes:
         """The bytes of the file with these codes (of the images at ``chosen``)."""
         if self._extras is None:
-            self._extras = self._header()
+            self._extras = self.header()
         labels = self.data.labels if chosen is None else self.data.labels[chosen]
         classes = self.data.classes
         content: bytes = gsdata.to_bytes(codes, labels=labels if classes else None, classes=classes, **self._extras)
         return content
 
     def _fit(self, counts: Sequence[NDArray[np.int64]], name: str) -> Candidates:
-        with cli.Progress(len(self.data.images) * len(counts), "fits", self.quiet) as progress:
+        def fitted(progress: Progress) -> Candidates:
             return Candidates(
                 self.data.images,
                 counts,
                 adapt=self.budget is not None,
                 coding={"rate_weight": self.options["rate_weight"], "bits": self.bits},
-                progress=lambda done, psnr: progress.update(done, psnr=psnr),
-                name=name,
+                progress=progress,
+                name=self._name + name,
+                first_key=self._first,
                 steps=self.steps,
                 seed=self.options["seed"],
                 store=self.checkpoint,
                 threads=self.threads,
             )
+
+        if self._progress is not None:
+            return fitted(self._progress)
+        with cli.Progress(len(self.data.images) * len(counts), "fits", self.quiet) as shown:
+            return fitted(lambda done, psnr: shown.update(done, psnr=psnr))
 
     def _guess(self) -> int:
         """Gaussians of an image, before anything was fitted."""
@@ -196,34 +237,46 @@ class _Run:
             return 1
         return made.gaussians_per_image
 
-    def _header(self) -> dict[str, Any]:
-        data = self.data
-        values = data.images.reshape(-1, data.images.shape[3])
+    def header(self) -> dict[str, Any]:
+        """Recipe and provenance of these images."""
+        values = self.data.images.reshape(-1, self.data.images.shape[3])
         mean = values.mean(axis=0, dtype=np.float64) / 255
         std = values.std(axis=0, dtype=np.float64) / 255
-        recipe = Recipe(
-            value_space="srgb-unit",
-            mean=tuple(round(float(m), 6) for m in mean),
-            std=tuple(round(float(s), 6) or 1.0 for s in std),
-        )
-        provenance = {
-            "tool": "gsd-encode",
-            "source": {"name": data.name, "split": data.split, "images": len(data.images), "sha256": data.digest},
-            "seed": self.options["seed"],
-            "options": {key: value for key, value in self.options.items() if value is not None and key != "seed"}
-            | {"steps": self.steps, "bits": list(self.bits)},
-            "versions": cli.record_versions(),
-            "initialised_from_real": True,
-        }
-        return {"recipe": recipe, "provenance": provenance}
+        options = self.options | {"steps": self.steps, "bits": list(self.bits)}
+        return header_of(self.data, len(self.data.images), mean.tolist(), std.tolist(), options, self.data.digest)
 
 
-def _options(arguments: argparse.Namespace, data: ImageSet) -> dict[str, Any]:
-    """What decides the content, resolved."""
-    images = data.images
+def header_of(
+    data: ImageSet | ImageParts,
+    number: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    options: dict[str, Any],
+    digest: str,
+) -> dict[str, Any]:
+    """Recipe and provenance of a set of ``number`` images with this mean and standard deviation (0 to 1) of each channel."""
+    recipe = Recipe(
+        value_space="srgb-unit",
+        mean=tuple(round(m, 6) for m in mean),
+        std=tuple(round(s, 6) or 1.0 for s in std),
+    )
+    provenance = {
+        "tool": "gsd-encode",
+        "source": {"name": data.name, "split": data.split, "images": number, "sha256": digest},
+        "seed": options["seed"],
+        "options": {key: value for key, value in options.items() if value is not None and key != "seed"},
+        # Where torch is loaded, it is for meeting other processes: nothing is computed with it.
+        "versions": {name: version for name, version in cli.record_versions().items() if name != "torch"},
+        "initialised_from_real": True,
+    }
+    return {"recipe": recipe, "provenance": provenance}
+
+
+def resolved_options(arguments: argparse.Namespace, shape: Sequence[int]) -> dict[str, Any]:
+    """What decides the content of a file of images of ``shape`` (H, W), resolved."""
     gaussians = arguments.gaussians
     if gaussians is None and arguments.bytes_per_image is None:
-        gaussians = fit.default_count((images.shape[1], images.shape[2]))
+        gaussians = fit.default_count((shape[0], shape[1]))
     if gaussians is not None and gaussians > MAX_COUNT:
         raise BudgetError(f"--gaussians {gaussians}: an image holds at most {MAX_COUNT}")
     size = arguments.size

@@ -103,17 +103,22 @@ def _open(files: _Folder | _Archive, split: str | None, first: int | None) -> Ar
     hundred = not any(_SURE.fullmatch(name) for name in group)
     classes = _class_names(files, hundred)
 
-    labels: list[np.ndarray] = []
-    pixels: list[np.ndarray] = []
-    for name in group:
+    def open_batch(name: str) -> tuple[np.ndarray, np.ndarray]:
         where = f"{files.where}/{name}"
-        batch = (
+        read = (
             _binary_batch(files.array(name), where, hundred)
             if binary
             else _python_batch(files.read(name), where, hundred)
         )
-        labels.append(check_labels(batch[0], len(classes), where))
-        pixels.append(batch[1])
+        return check_labels(read[0], len(classes), where), read[1]
+
+    labels: list[np.ndarray] = []
+    pixels: list[np.ndarray | str] = []
+    for name in group:
+        batch = open_batch(name)
+        labels.append(batch[0])
+        # A mapped file is mapped anew when it is read: one that stays mapped keeps in memory what was read of it.
+        pixels.append(name if binary else batch[1])
         if first is not None and sum(map(len, labels)) >= first:
             break
 
@@ -121,10 +126,12 @@ def _open(files: _Folder | _Archive, split: str | None, first: int | None) -> Ar
 
     def take(indices: np.ndarray) -> np.ndarray:
         images = np.empty((len(indices), 32, 32, 3), dtype=np.uint8)
-        for start, batch in zip(starts, pixels, strict=False):
-            inside = slice(*np.searchsorted(indices, (start, start + len(batch))))
-            planes = batch[indices[inside] - start].reshape(-1, 3, 32, 32)
-            images[inside] = planes.transpose(0, 2, 3, 1)
+        for start, end, kept in zip(starts[:-1], starts[1:], pixels, strict=True):
+            inside = slice(*np.searchsorted(indices, (start, end)))
+            if inside.start == inside.stop:
+                continue
+            rows = open_batch(kept)[1] if isinstance(kept, str) else kept
+            images[inside] = rows[indices[inside] - start].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
         return images
 
     return ArraySource(np.concatenate(labels), classes, chosen, take)

@@ -83,6 +83,23 @@ def load(
         UsageError: there is no such data, split or size, or the images differ in size and ``size`` is not given.
         GsdError: a file is broken.
     """
+    source, name, chosen = open_source(spec, split, limit, size, balanced_seed)
+    images, labels = read_pixels(source, chosen, size), source.labels[chosen].astype(np.int64)
+    return ImageSet(images, labels, source.classes, name, source.split, digest_of(images, labels))
+
+
+def open_source(
+    spec: str,
+    split: str | None,
+    limit: int | None,
+    size: int | tuple[int, int] | None = None,
+    balanced_seed: int | None = None,
+) -> tuple[Source, str, np.ndarray]:
+    """What ``load`` reads, before anything is decoded: the source, its name, and indices (n,) of the images to use.
+
+    Raises:
+        UsageError, GsdError: as ``load``.
+    """
     if limit is not None and limit < 1:
         raise UsageError(f"--limit {limit}: expected at least 1")
     sides = (size, size) if isinstance(size, int) else size
@@ -94,9 +111,7 @@ def load(
         raise UsageError(f"{spec}: no images in it")
     if limit is not None and limit > available:
         note(f"{name}: --limit {limit:,}, but there are {available:,} images; all of them are used")
-    chosen = choose(source.labels, limit, balanced_seed)
-    images, labels = _pixels(source, chosen, sides), source.labels[chosen].astype(np.int64)
-    return ImageSet(images, labels, source.classes, name, source.split, digest_of(images, labels))
+    return source, name, choose(source.labels, limit, balanced_seed)
 
 
 def digest_of(images: np.ndarray, labels: np.ndarray) -> str:
@@ -222,12 +237,13 @@ def _tar_is_cifar(path: Path) -> bool:
         return False  # the opener will say what is wrong with it
 
 
-def _pixels(source: Source, chosen: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
-    """The chosen images in the chosen order, read in ascending order."""
+def read_pixels(source: Source, chosen: np.ndarray, size: int | tuple[int, int] | None) -> np.ndarray:
+    """The chosen images in the chosen order, uint8 (n, H, W, C), read in ascending order; ``size`` as for ``load``."""
+    sides = (size, size) if isinstance(size, int) else size
     ascending = np.sort(chosen)
     if isinstance(source, ArraySource):
         images = source.take(ascending)
-        images = images if size is None else resize_all(images, size)
+        images = images if sides is None else resize_all(images, sides)
     else:
-        images = decode_all(source.read(ascending), len(ascending), size)
+        images = decode_all(source.read(ascending), len(ascending), sides)
     return images if np.array_equal(ascending, chosen) else images[np.searchsorted(ascending, chosen)]
