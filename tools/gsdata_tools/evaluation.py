@@ -21,6 +21,7 @@ import gsdata
 from gsdata_tools import baselines, cli
 from gsdata_tools.baselines import Drawn, Pool
 from gsdata_tools.evaluation_data import Real, training_set
+from gsdata_tools.long_runs import keep_freed_memory
 from gsdata_tools.selection import Selector, moments
 from gsdata_tools.source_images import resize_all
 from gsdata_tools.train import Normalization, Protocol, TrainingSet, accuracy, seconds_per_step, train
@@ -120,6 +121,7 @@ class Evaluation:
         self._done = 0
         self._progress: cli.Progress | None = None
         self._drawn: tuple[tuple[str, int, int, str], Drawn] | None = None
+        keep_freed_memory()
         threads = {int(state["threads"]) for state in self.finished.values()}
         if threads:  # results depend on the thread count, so a resumed evaluation keeps the one it began with
             torch.set_num_threads(min(threads))
