@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsdata import rans, streams
-from gsdata.container import RANS, Container, Section
+from gsdata.container import PREAMBLE_SIZE, RANS, SECTION, Container, Section
 from gsdata.errors import FormatError
 from gsdata.header import Header
 from gsdata.quantize import Codes
@@ -48,29 +48,43 @@ class Chunks:
         self._container, self._header, self._path = container, header, container.source.name
         self.names = streams.section_names(header.label_layout)
         self.starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(header.images)])
-        self._rows = self._check_own()
+        self._rows = self._check_order()
         self._check_sizes()
-        self.optional = self._check_optional()
+        self.optional = {name: len(self.names) + i for i, name in enumerate(header.sections[len(self.names) :])}
         self._cache: dict[int, _Gaussians] = {}
         self._cached_bytes = 0
 
     def __len__(self) -> int:
         return len(self._header.images)
 
-    def _check_own(self) -> NDArray[np.int64]:
-        table, width = self._container.table, len(self.names)
-        rows = np.flatnonzero(table["name"] < width)
-        expected = np.arange(len(self) * width)
-        found = table["chunk"][rows].astype(np.int64) * width + table["name"][rows]
-        if not np.array_equal(found, expected):
-            same = min(len(found), len(expected))
-            at = int(np.append(found[:same] != expected[:same], True).argmax())
-            what = f"{self.names[at % width]!r} of chunk {at // width}" if at < len(expected) else "nothing more"
+    def _check_order(self) -> NDArray[np.int64]:
+        """Rows of the table that hold the format's own sections: (chunks, sections of a chunk)."""
+        table, width, names = self._container.table, len(self.names), self._header.sections
+        # Chunk 0 has the optional sections after its own.
+        chunks = np.repeat(np.arange(max(1, len(self))), width)
+        expected = np.stack([chunks, np.arange(len(chunks)) % width], axis=1)
+        if not len(self):
+            expected = expected[:0]
+        optional = np.stack([np.zeros(len(names) - width, np.int64), np.arange(width, len(names))], axis=1)
+        expected = np.concatenate([expected[:width], optional, expected[width:]])
+        found = np.stack([table["chunk"], table["name"]], axis=1).astype(np.int64)
+        same = min(len(found), len(expected))
+        wrong = (found[:same] != expected[:same]).any(axis=1)
+        if wrong.any() or len(found) != len(expected):
+            at = int(np.append(wrong, True).argmax())
+            chunk, name = expected[at] if at < len(expected) else (0, 0)
+            what = f"{names[name]!r} of chunk {chunk}" if at < len(expected) else "nothing more"
             raise FormatError(
-                f"{self._path}: section table: after {at} of the format's own sections {what} expected; the header "
-                f"lists {len(self)} chunks of {width} sections"
+                f"{self._entry(at)}: {what} expected; the header lists {len(self)} chunks, each with the sections "
+                f"{', '.join(self.names)}, and {len(optional)} optional sections"
             )
-        return rows.reshape(len(self), width)
+        own = expected[:, 1] < width
+        coded = np.flatnonzero(~own & (table["codec"] == RANS))
+        if len(coded):
+            raise FormatError(
+                f"{self._entry(int(coded[0]))}: section {names[expected[coded[0], 1]]!r}: codec rans is for sections of the format only"
+            )
+        return np.flatnonzero(own).reshape(len(self), width)
 
     def _check_sizes(self) -> None:
         sizes = np.array([[part.raw_size for part in self.layouts(n).values()] for n in range(len(self))], np.int64)
@@ -79,17 +93,18 @@ class Chunks:
         if len(wrong):
             chunk, name = (int(i) for i in wrong[0])
             raise FormatError(
-                f"{self._path}: section {self.names[name]!r} of chunk {chunk}: the table says "
+                f"{self._entry(int(self._rows[chunk, name]))}: section {self.names[name]!r} of chunk {chunk}: "
                 f"{int(found[chunk, name])} decoded bytes, the header implies {int(sizes[chunk, name])}"
             )
 
-    def _check_optional(self) -> dict[str, int]:
-        rows = [int(row) for row in np.flatnonzero(self._container.table["name"] >= len(self.names))]
-        sections = [self._container.section(row) for row in rows]
-        expected = [(name, 0) for name in self._header.sections[len(self.names) :]]
-        if [(section.name, section.chunk) for section in sections] != expected:
-            raise FormatError(f"{self._path}: section table: every optional section must be there once, as chunk 0")
-        return {section.name: row for section, row in zip(sections, rows, strict=True)}
+    def _entry(self, row: int) -> str:
+        """An entry of the section table, or the end of it, for messages."""
+        start = PREAMBLE_SIZE + self._container.header_size
+        return f"{self._path}: section table entry {row} at offset {start + SECTION.size * row}"
+
+    def _where(self, chunk: int, name: str) -> str:
+        """A section, for messages about what it holds."""
+        return self._container.where(self.section(chunk, name))
 
     def layouts(self, chunk: int) -> dict[str, Layout]:
         """What every section of a chunk holds, derived from the header."""
@@ -159,7 +174,7 @@ class Chunks:
 
     def _counts(self, chunk: int, raw: bytes) -> NDArray[np.int64]:
         images, gaussians = int(self._header.images[chunk]), int(self._header.gaussians[chunk])
-        return streams.decode_counts(raw, images, gaussians, f"{self._path}: chunk {chunk}, stream 'counts'")
+        return streams.decode_counts(raw, images, gaussians, self._where(chunk, "counts"))
 
     def check(self) -> None:
         """Decode everything and keep nothing.
@@ -174,7 +189,7 @@ class Chunks:
     def _decode(self, chunk: int, raw: dict[str, bytes]) -> _Gaussians:
         counts = self._counts(chunk, raw["counts"])
         quantizers = self._header.quantizers[int(self._header.chunk_quantizers[chunk])]
-        where = f"{self._path}: chunk {chunk}"
+        where = self._where(chunk, "gaussians")
         return _Gaussians(*streams.decode_codes(raw["gaussians"], counts, self._header.channels, quantizers, where))
 
     def _gaussians(self, chunks: list[int]) -> list[_Gaussians]:
@@ -215,7 +230,8 @@ class Chunks:
         header = self._header
         layout, classes = header.label_layout, header.class_count
         images, entries = int(header.images[chunk]), int(header.label_entries[chunk])
-        return streams.decode_labels(raw, layout, classes, images, entries, f"{self._path}: chunk {chunk}, labels")
+        where = self._where(chunk, self.names[1]) if layout != "none" else ""
+        return streams.decode_labels(raw, layout, classes, images, entries, where)
 
     def labels(self) -> Labels:
         """The labels of all images.

@@ -23,9 +23,9 @@ import zstandard
 from numpy.typing import NDArray
 
 from gsdata import canonical
+from gsdata.accidents import MAGIC, what_else
 from gsdata.errors import ChecksumError, FormatError, LimitError, VersionError
 
-MAGIC = b"\x89GSD\r\n\x1a\n"
 VERSION = (0, 2)
 PREAMBLE = struct.Struct("<8sHHIIIQ")  # magic, major, minor, flags, header length, section count, file length
 CRC = struct.Struct("<I")
@@ -54,6 +54,8 @@ MAX_HEADER = 4 << 20
 MAX_SECTIONS = 1 << 18
 MAX_RAW = 16 << 20
 MAX_WINDOW = 16 << 20
+KNOWN_FEATURES: frozenset[str] = frozenset()
+"""Names that the header's ``required`` may hold; this version defines none."""
 
 
 class Source(Protocol):
@@ -209,10 +211,11 @@ def _decompress(data: bytes, raw_size: int, where: str) -> bytes:
         if data[:4] != ZSTD_MAGIC:
             raise FormatError(f"{where}: not a zstd frame")
         frame = zstandard.get_frame_parameters(data)
-        if frame.content_size != raw_size or frame.has_checksum or frame.dict_id:
+        # The low five bits of the descriptor: a dictionary, a checksum, and two bits without a use.
+        if frame.content_size != raw_size or data[4] & 0x1F:
             raise FormatError(
-                f"{where}: the zstd frame must declare {raw_size} decoded bytes, no checksum and no dictionary; "
-                f"found {frame.content_size}, {frame.has_checksum}, {frame.dict_id}"
+                f"{where}: the zstd frame must declare {raw_size} decoded bytes, no checksum and no dictionary; found "
+                f"{frame.content_size} and the descriptor {data[4]:#04x}"
             )
         if frame.window_size > MAX_WINDOW:
             raise LimitError(f"{where}: a zstd window of {frame.window_size}, the limit is {MAX_WINDOW}")
@@ -288,9 +291,11 @@ def read_container(source: Source) -> Container:
     name = source.name
     preamble = source.read(0, PREAMBLE_SIZE)
     if preamble[:8] != MAGIC:
-        raise FormatError(f"{name}: {_what_else(source.read(0, 512))}")
+        raise FormatError(f"{name}: {what_else(source.read(0, 512))} (offset 0)")
     if len(preamble) < PREAMBLE_SIZE:
-        raise FormatError(f"{name}: truncated: {len(preamble)} bytes, the preamble has {PREAMBLE_SIZE}; get it again")
+        raise FormatError(
+            f"{name}: truncated: {len(preamble)} bytes, the preamble at offset 0 has {PREAMBLE_SIZE}; get it again"
+        )
     _, major, minor, flags, header_length, section_count, file_length = PREAMBLE.unpack_from(preamble)
     if (major, minor) != VERSION:
         raise VersionError(
@@ -311,7 +316,7 @@ def read_container(source: Source) -> Container:
     length = header_length + SECTION.size * section_count
     if PREAMBLE_SIZE + length > file_length:
         raise FormatError(
-            f"{name}: header and table end at {PREAMBLE_SIZE + length}, after the file's {file_length} bytes"
+            f"{name}: header and table end at {PREAMBLE_SIZE + length}, after the file's {file_length} bytes (offset 16)"
         )
     body = source.read(PREAMBLE_SIZE, length)
     (expected,) = CRC.unpack_from(preamble, PREAMBLE.size)
@@ -326,12 +331,27 @@ def read_container(source: Source) -> Container:
         header = canonical.decode(header_bytes)
     except FormatError as error:
         raise type(error)(f"{name}: {error} (header starts at offset {PREAMBLE_SIZE})") from None
-    names = header.get("sections")
-    if not isinstance(names, list) or not all(isinstance(n, str) for n in names) or len(set(names)) != len(names):
-        raise FormatError(f"{name}: the header's 'sections' must be a list of different names")
+    names = _check_names(header, name)
     table = np.frombuffer(body, _TABLE, section_count, header_length)
     _check_table(table, len(names), PREAMBLE_SIZE + header_length, file_length, name)
     return Container(source, (major, minor), header, header_bytes, header_length, tuple(names), table)
+
+
+def _check_names(header: Mapping[str, Any], name: str) -> list[str]:
+    """The names of the sections, once it is clear that this reader may read the table."""
+    for key in ("required", "sections"):
+        names = header.get(key)
+        if not isinstance(names, list) or not all(isinstance(n, str) for n in names) or len(set(names)) != len(names):
+            raise FormatError(
+                f"{name}: '{key}' in the header at offset {PREAMBLE_SIZE} must be a list of different names"
+            )
+    for feature in header["required"]:
+        if feature not in KNOWN_FEATURES:
+            raise VersionError(
+                f"{name}: the file needs the feature {feature!r:.80}, which this reader does not know (header at offset "
+                f"{PREAMBLE_SIZE}); update gsdata"
+            )
+    return list(header["sections"])
 
 
 def _header_bytes(stored: bytes, flags: int, where: str) -> bytes:
@@ -375,25 +395,4 @@ def _check_table(table: NDArray[np.void], names: int, start: int, file_length: i
     refuse(packed & (stored >= raw), "codec {codec} must shrink it, yet {stored} stored and {raw} decoded bytes")
     end = start + table.nbytes + int(stored.sum())
     if end != file_length:
-        raise FormatError(f"{name}: sections end at {end}, the file at {file_length}")
-
-
-def _what_else(start: bytes) -> str:
-    """What a file is that does not begin with the magic: the commonest accidents get their own message."""
-    if not start:
-        return "the file is empty"
-    if MAGIC.startswith(start):
-        return f"truncated: {len(start)} bytes; get it again"
-    if start.startswith(b"version https://git-lfs"):
-        return "this is a Git LFS pointer, not the file itself; run 'git lfs pull'"
-    if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
-        return "this is a web page, not a .gsd file; the download link needs a log-in or is wrong"
-    if start[:2] == b"\xc2\x89" or start[:3] == b"\xef\xbf\xbd" or start[:4] == b"GSD\n":
-        return "damaged by a transfer in text mode (its first byte was changed); transfer it in binary mode"
-    if start[:4] == MAGIC[:4]:
-        return "damaged by a transfer in text mode (line ends were changed); transfer it in binary mode"
-    if start[1:4] == b"GSD":
-        return "the first byte lost its high bit or was damaged in transfer; transfer it in binary mode"
-    if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":
-        return "this is a pickle or zip archive (torch.save?), not a .gsd file; gsdata never unpickles"
-    return f"not a .gsd file: it starts with {start[:8]!r}, expected {MAGIC!r}"
+        raise FormatError(f"{name}: sections end at {end}, the file at {file_length} (offset 24)")

@@ -51,7 +51,7 @@ class GsdFile:
         try:
             self.header = Header.from_dict(container.header)
         except GsdError as error:
-            raise type(error)(f"{self.path}: {error}") from None
+            raise type(error)(f"{self.path}: {error} (header at offset {PREAMBLE_SIZE})") from None
         self._chunks = Chunks(container, self.header)
 
     # --- what the file holds -------------------------------------------------------------------------------------

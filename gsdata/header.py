@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsdata import canonical
-from gsdata.errors import FormatError, LimitError, VersionError
+from gsdata.errors import FormatError, LimitError
 from gsdata.gaussians import ANTIALIAS_MODES, KERNEL, Antialias
-from gsdata.quantize import Quantizer, QuantizerSet
+from gsdata.quantize import MAX_BITS, Quantizer, QuantizerSet
 from gsdata.recipe import Recipe
 from gsdata.streams import COLOR_TRANSFORM, LABEL_SECTIONS, ORDER_TRANSFORM, LabelLayout, section_names
 
@@ -30,8 +30,6 @@ MAX_OPTIONAL_SECTIONS = 64
 MAX_BACKGROUND = 2.0**24
 OPTIONAL_NAME = re.compile(r"[a-z0-9_-]{1,31}(\.[a-z0-9_-]{1,31}){1,3}")
 """What an optional section may be called: two to four words joined by dots, the first one its maker's."""
-KNOWN_FEATURES: frozenset[str] = frozenset()
-"""Names that ``required`` may hold; this version defines none."""
 
 _KEYS = (
     "chunks",
@@ -128,19 +126,12 @@ class Header:
 
         Raises:
             FormatError, LimitError: a value is missing, unknown, of the wrong type or out of range (the message names it).
-            VersionError: the file needs a feature that this reader does not know.
         """
-        required = _list(raw, "required", str)
-        unknown = [name for name in required if name not in KNOWN_FEATURES]
-        if unknown:
-            raise VersionError(
-                f"the file needs the feature {_short(unknown[0])}, which this reader does not know; update gsdata"
-            )
         if tuple(raw) != _KEYS:
             odd = sorted(set(raw) ^ set(_KEYS))[0]
             raise FormatError(f"header key {_short(odd)} is {'unknown' if odd in raw else 'missing'}")
         shape = _map(raw, "gaussians", ("antialias", "background", "channels", "kernel", "size"))
-        channels = _integer(shape["channels"], "gaussians.channels", 1, 4)
+        channels = _integer(shape["channels"], "gaussians.channels", 1, 4, FormatError)
         size = _list(shape, "size", int)
         if len(size) != 2:
             raise FormatError(f"header gaussians.size must be [height, width], found {_short(size)}")
@@ -216,8 +207,8 @@ def _chunks(
     ):
         _integer(images, "chunks.images", 1, MAX_CHUNK_IMAGES)
         _integer(gaussians, "chunks.gaussians", 0, MAX_CHUNK_GAUSSIANS)
-        _integer(number, "chunks.quantizers", 0, sets - 1)
-        _integer(entries, "chunks.labels", 0, images * class_count)
+        _integer(number, "chunks.quantizers", 0, sets - 1, FormatError)
+        _integer(entries, "chunks.labels", 0, images * class_count, FormatError)
         if layout in ("dense", "sparse") and images * class_count > MAX_CHUNK_WEIGHTS:
             raise LimitError(
                 f"header chunks: soft labels of {images} images x {class_count} classes exceed the limit of "
@@ -247,8 +238,7 @@ def _sections(names: list[str], layout: LabelLayout) -> tuple[str, ...]:
 
 
 def _quantizers(rows: list[Any]) -> tuple[QuantizerSet, ...]:
-    if not 1 <= len(rows) <= MAX_QUANTIZER_SETS:
-        raise LimitError(f"header quantizers: {len(rows)} sets, expected 1 to {MAX_QUANTIZER_SETS}")
+    _integer(len(rows), "quantizers: number of sets", 1, MAX_QUANTIZER_SETS)
     sets = []
     for row in rows:
         checked = _map({"quantizers": row}, "quantizers", ("colors", "means", "scales", "shear"))
@@ -256,6 +246,7 @@ def _quantizers(rows: list[Any]) -> tuple[QuantizerSet, ...]:
             good = isinstance(value, list) and [type(v) for v in value] == [str, float, float, int]
             if not good:
                 raise FormatError(f"header quantizers.{name} must be [kind, low, high, bits], found {_short(value)}")
+            _integer(value[3], f"quantizers.{name}: bits", 1, MAX_BITS)
         try:
             sets.append(QuantizerSet(**{name: Quantizer(*value) for name, value in checked.items()}))
         except ValueError as error:
@@ -285,11 +276,12 @@ def _list(raw: Mapping[str, Any], name: str, kind: type) -> list[Any]:
     return value
 
 
-def _integer(value: Any, name: str, low: int, high: int) -> int:
+def _integer(value: Any, name: str, low: int, high: int, error: type[FormatError] = LimitError) -> int:
+    # More than ``high`` is a limit exceeded, unless it was never one of FORMAT.md's limits.
     if type(value) is not int:
         raise FormatError(f"header {name} must be an integer, found {_short(value)}")
     if not low <= value <= high:
-        raise LimitError(f"header {name} must lie in {low}..{high}, found {value}")
+        raise (error if value > high else FormatError)(f"header {name} must lie in {low}..{high}, found {value}")
     return value
 
 

@@ -65,6 +65,8 @@ class Recipe:
             value = getattr(self, name)
             if not isinstance(value, str) and not (value is None and name != "value_space"):
                 raise ValueError(f"recipe {name} must be text, found {value!r:.80}")
+        if self.value_space != "srgb-unit":
+            raise ValueError(f"recipe value_space must be 'srgb-unit', found {self.value_space!r:.80}")
         if self.zca is not None and not isinstance(self.zca, Mapping):
             raise ValueError(f"recipe zca must be a mapping, found {self.zca!r}")
 

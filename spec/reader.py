@@ -10,216 +10,27 @@ bug. It is meant to be read beside FORMAT.md, from top to bottom, and is slow.
 import hashlib
 import json
 import math
-import re
 import struct
 import sys
 import zlib
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import zstandard
 
+from errors import ChecksumError, FormatError, LimitError, VersionError, need
+from header import LABELS, Msgpack, check_header
+from rans import rans
+
 MAGIC, VERSION = b"\x89GSD\r\n\x1a\n", (0, 2)
-KEYS = "chunks class_count classes gaussians labels metadata provenance quantizers recipe required sections transforms".split()
-RECIPE = {
-    "augment": str, "batch_size": int, "epochs": int, "lr": float, "mean": list, "model": str, "momentum": float,
-    "std": list, "steps": int, "value_space": str, "weight_decay": float, "zca": dict,
-}  # fmt: skip
-LABELS = {
-    "none": [],
-    "hard": ["labels"],
-    "dense": ["label.weights"],
-    "sparse": ["label.counts", "label.classes", "label.weights"],
-}
-
-
-class FormatError(Exception):
-    """What FORMAT.md forbids; `offset` is where in the file."""
-
-    def __init__(self, offset, text):
-        super().__init__(f"offset {offset}: {text}")
-        self.offset = offset
-
-
-class VersionError(FormatError): ...
-
-
-class ChecksumError(FormatError): ...
-
-
-class LimitError(FormatError): ...
-
-
-def need(condition, offset, text, error=FormatError):
-    if not condition:
-        raise error(offset, text)
-
-
-# --- header ---------------------------------------------------------------------------------------------------------------
-
-
-class Msgpack:
-    """The canonical form, read once from the front; `root` is the outermost map."""
-
-    NUMBERS = {  # struct's letter, and the first number that needs the form
-        0xCC: (">B", 1 << 7), 0xCD: (">H", 1 << 8), 0xCE: (">I", 1 << 16), 0xCF: (">Q", 1 << 32),
-        0xD0: (">b", -33), 0xD1: (">h", -129), 0xD2: (">i", -32769), 0xD3: (">q", -(1 << 31) - 1),
-    }  # fmt: skip
-    LENGTHS = {
-        0xC4: ("bytes", ">B", 0), 0xC5: ("bytes", ">H", 1 << 8), 0xC6: ("bytes", ">I", 1 << 16),
-        0xD9: ("text", ">B", 32), 0xDA: ("text", ">H", 1 << 8), 0xDB: ("text", ">I", 1 << 16),
-        0xDC: ("array", ">H", 16), 0xDD: ("array", ">I", 1 << 16), 0xDE: ("map", ">H", 16), 0xDF: ("map", ">I", 1 << 16),
-    }  # fmt: skip
-
-    def __init__(self, data):
-        self.data, self.at, self.values = data, 0, 0
-        self.root = self.value(1)
-        need(isinstance(self.root, dict) and self.at == len(data), 36, "the header is one map and nothing else")
-
-    def take(self, size):
-        need(self.at + size <= len(self.data), 36, "the header ends inside a value")
-        self.at += size
-        return self.data[self.at - size : self.at]
-
-    def number(self, form, first):
-        number = struct.unpack(form, self.take(struct.calcsize(form)))[0]
-        need(number >= first if first >= 0 else number <= first, 36, "not the shortest form")
-        return number
-
-    def value(self, depth):
-        self.values += 1
-        need(self.values <= 262144, 36, "more than 262,144 values", LimitError)
-        tag = self.take(1)[0]
-        if tag < 0x80 or tag >= 0xE0:
-            return tag if tag < 0x80 else tag - 256
-        if tag < 0xC0:
-            kind, size = ("map", tag & 15) if tag < 0x90 else ("array", tag & 15) if tag < 0xA0 else ("text", tag & 31)
-        elif tag in (0xC0, 0xC2, 0xC3):
-            return {0xC0: None, 0xC2: False, 0xC3: True}[tag]
-        elif tag == 0xCB:
-            number = struct.unpack(">d", self.take(8))[0]
-            need(math.isfinite(number), 36, "a float that is not finite")
-            return number
-        elif tag in self.NUMBERS:
-            return self.number(*self.NUMBERS[tag])
-        else:
-            need(tag in self.LENGTHS, 36, f"type {tag:#x}")
-            kind, *form = self.LENGTHS[tag]
-            size = self.number(*form)
-        if kind == "bytes":
-            return self.take(size)
-        if kind == "text":
-            try:
-                return self.take(size).decode()
-            except UnicodeDecodeError:
-                raise FormatError(36, "text that is not UTF-8") from None
-        need(depth <= 8, 36, "nested more than 8 deep", LimitError)
-        if kind == "array":
-            return [self.value(depth + 1) for _ in range(size)]
-        result, last = {}, b""
-        for i in range(size):
-            key = self.value(depth + 1)
-            need(isinstance(key, str) and (i == 0 or last < key.encode()), 36, f"key {key!r} is no text after the last")
-            last, result[key] = key.encode(), self.value(depth + 1)
-        return result
-
-
-def check(value, kind, what, low=None, high=None, error=FormatError):
-    """`value`, if it is of this type and within this range; `error` is for more than `high`."""
-    need(type(value) is kind, 36, f"{what} is no {kind.__name__}")
-    need(low is None or value >= low, 36, f"{what} is {value}")
-    need(high is None or value <= high, 36, f"{what} is {value}", error)
-    return value
-
-
-def items(value, kind, what, *limits):
-    return [check(item, kind, what, *limits) for item in check(value, list, what)]
-
-
-def keys(value, what, required, optional=()):
-    need(set(required) <= set(check(value, dict, what)) <= {*required, *optional}, 36, f"keys of {what}")
-    return value
-
-
-def one_of(value, what, *choices):
-    need(check(value, str, what) in choices, 36, f"{what} is {value!r}")
-    return value
-
-
-def check_header(h):
-    """All rules for values of the header; returns the tables of its quantiser sets."""
-    for name in items(h.get("required"), str, "required"):
-        raise VersionError(36, f"the file needs {name!r}")
-    keys(h, "header", KEYS)
-    layout = one_of(h["labels"], "labels", *LABELS)
-    classes = check(h["class_count"], int, "class_count", 0 if layout == "none" else 1, 65535, LimitError)
-    names = items(h["classes"], str, "classes")
-    need(not names or len(names) == len(set(names)) == classes, 36, "classes are not K different names")
-    check(h["metadata"], dict, "metadata")
-    check(h["provenance"], dict, "provenance")
-
-    g = keys(h["gaussians"], "gaussians", ["antialias", "background", "channels", "kernel", "size"])
-    one_of(g["antialias"], "antialias", "box-normalized", "box", "none")
-    one_of(g["kernel"], "kernel", "gaussian-compact-10")
-    channels = check(g["channels"], int, "channels", 1, 4)
-    need(len(items(g["background"], float, "background", -(2.0**24), 2.0**24)) == channels, 36, "background")
-    need(len(items(g["size"], int, "size", 1, 65536, LimitError)) == 2, 36, "size")
-    t = keys(h["transforms"], "transforms", ["color", "order"])
-    one_of(t["color"], "color", "green-difference" if channels == 3 else "none")
-    one_of(t["order"], "order", "sorted-delta")
-
-    recipe = keys(h["recipe"], "recipe", ["value_space"], RECIPE)
-    one_of(recipe["value_space"], "value_space", "srgb-unit")
-    need(("mean" in recipe) == ("std" in recipe), 36, "mean and std come together")
-    for name, value in recipe.items():
-        check(value, RECIPE[name], name, 1 if RECIPE[name] is int else None)
-        if name in ("mean", "std"):
-            need(len(items(value, float, name)) == channels and (name == "mean" or min(value) > 0), 36, name)
-
-    check(len(check(h["quantizers"], list, "quantizers")), int, "number of quantiser sets", 1, 256, LimitError)
-    sets = [keys(s, "quantizers", ["colors", "means", "scales", "shear"]) for s in h["quantizers"]]
-    tables = [{name: table(name, quantizer) for name, quantizer in s.items()} for s in sets]
-
-    c = keys(h["chunks"], "chunks", ["gaussians", "images", "quantizers", *["labels"][: layout == "sparse"]])
-    images = items(c["images"], int, "images", 1, 65536, LimitError)
-    gaussians = items(c["gaussians"], int, "gaussians", 0, 262144, LimitError)
-    items(c["quantizers"], int, "quantizers of a chunk", 0, len(tables) - 1)
-    weights = items(c.get("labels", []), int, "labels of a chunk", 0)
-    need(len({len(column) for column in c.values()}) == 1, 36, "lists of chunks differ in length")
-    need(sum(images) <= 1 << 24 and sum(gaussians) <= 1 << 32, 36, "too many images or Gaussians", LimitError)
-    most = max((n * classes for n in images if layout in ("dense", "sparse")), default=0)
-    need(most <= 1 << 22, 36, "too many weights in a chunk", LimitError)
-    need(all(w <= n * classes for w, n in zip(weights, images)), 36, "more weights than images × K")
-
-    known = ["counts", *LABELS[layout], "gaussians"]
-    extra = items(h["sections"], str, "sections")[len(known) :]
-    need(h["sections"] == known + sorted(set(extra)), 36, "names of sections")
-    need(len(extra) <= 64, 36, "more than 64 optional sections", LimitError)
-    for name in extra:
-        good = re.fullmatch(r"[a-z0-9_-]{1,31}(\.[a-z0-9_-]{1,31}){1,3}", name) and name not in sum(LABELS.values(), [])
-        need(good, 36, f"optional section {name!r}")
-    return tables
-
-
-def table(name, quantizer):
-    """The float32 values of a quantiser."""
-    need(type(quantizer) is list and len(quantizer) == 4, 36, name)
-    kind, low, high, bits = quantizer
-    bound = 2.0**24 if one_of(kind, name, "uniform", "log2") == "uniform" else 64.0
-    check(low, float, name, -bound)
-    need(low < check(high, float, name, None, bound), 36, f"{name}: low is not below high")
-    check(bits, int, f"bits of {name}", 1, 12, LimitError)
-    levels = [low + ((high - low) * (k / 2)) / (2**bits - 1) for k in range(2 ** (bits + 1) - 1)]
-    form = f"<{len(levels)}f"
-    steps = struct.unpack(form, struct.pack(form, *(levels if kind == "uniform" else map(math.exp2, levels))))
-    need(all(a < t <= b for a, t, b in zip(steps[::2], steps[1::2], steps[2::2])), 36, f"{name} is too narrow")
-    need(name != "scales" or steps[0] > 0, 36, "scales reach 0")
-    return steps[::2]
 
 
 # --- container ------------------------------------------------------------------------------------------------------------
 
 
-def unzstd(frame, at, limit, size=None):
+def unzstd(frame: bytes, at: int, limit: int, size: int | None = None) -> bytes:
     """The content of a zstd frame: `size` bytes where that is known, else at most `limit`."""
     need(frame[:4] == b"\x28\xb5\x2f\xfd" and len(frame) > 4 and frame[4] & 31 == 0, at, "header of a zstd frame")
     try:
@@ -238,7 +49,7 @@ def unzstd(frame, at, limit, size=None):
 class File:
     """A file whose structure is checked."""
 
-    def __init__(self, data):
+    def __init__(self, data: bytes) -> None:
         self.data = data
         need(data[:8] == MAGIC and len(data) >= 36, 0, "no .gsd file")
         major, minor, flags, length, count, size, crc = struct.unpack_from("<HHIIIQI", data, 8)
@@ -259,7 +70,8 @@ class File:
         self.number = {(entry[3], entry[0]): i for i, entry in enumerate(self.entries)}
         self.check_table(36 + length, start)
 
-    def check_table(self, at, end):
+    def check_table(self, at: int, end: int) -> None:
+        """The section table begins at `at` and ends at `end`."""
         names, last = len(self.header["sections"]), (-1, 0)
         sections = [(c, n) for c in self.chunks for n in range(self.own)] + [(0, n) for n in range(self.own, names)]
         expected = iter(sorted(sections))
@@ -277,7 +89,7 @@ class File:
         need(next(expected, None) is None, at, "a section is missing")
         need(end == len(self.data), 24, "the last section does not end where the file ends")
 
-    def streams(self, chunk, name):
+    def streams(self, chunk: int, name: int) -> list[tuple[int, int]]:
         """(bits, codes) of every stream of a section of the format."""
         h, k = self.header, self.header["class_count"]
         one = {key: column[chunk] for key, column in h["chunks"].items()}
@@ -290,7 +102,7 @@ class File:
         streams = {"counts": (16, images), "labels": (index, images), "label.counts": (number, images)}
         return [(streams | {"label.classes": (index, weights), "label.weights": (8, weights)})[h["sections"][name]]]
 
-    def section(self, number):
+    def section(self, number: int) -> bytes:
         """Raw bytes of the section of this number in the table."""
         name, codec, _, chunk, stored, raw, crc, at = self.entries[number]
         data = self.data[at : at + stored]
@@ -299,7 +111,7 @@ class File:
             return unzstd(data, at, 1 << 24, raw)
         return rans(data, self.streams(chunk, name), at) if codec == 2 else data
 
-    def codes(self, chunk, name, at):
+    def codes(self, chunk: int, name: int, at: int) -> list[list[int]]:
         """The codes of every stream of a section of the format."""
         data, result = self.section(self.number[chunk, name]), []
         for bits, n in self.streams(chunk, name):
@@ -309,7 +121,7 @@ class File:
             need(all(code < 1 << bits for code in result[-1]), at, f"a code of more than {bits} bits")
         return result
 
-    def images(self):
+    def images(self) -> Iterator[tuple[Any, list[tuple[float, ...]]]]:
         """Label and Gaussians of every image: None, a class or K weights, and rows of x, y, l11, l21, l22, colours."""
         h = self.header
         for chunk in self.chunks:
@@ -323,7 +135,11 @@ class File:
             if len(colors) == 3:  # green-difference
                 mask = len(tables["colors"]) - 1
                 green, red, blue = colors
-                colors = [[r + g & mask for r, g in zip(red, green)], green, [b + g & mask for b, g in zip(blue, green)]]
+                colors = [
+                    [r + g & mask for r, g in zip(red, green)],
+                    green,
+                    [b + g & mask for b, g in zip(blue, green)],
+                ]
             names = ["means", "scales", "shear", "scales", *["colors"] * len(colors)]
             for label, count in zip(labels, counts):
                 rows, code = [], 0
@@ -336,7 +152,7 @@ class File:
                 yield label, rows
 
 
-def read_labels(layout, classes, n, streams, at):
+def read_labels(layout: str, classes: int, n: int, streams: list[list[int]], at: int) -> list[Any]:
     """One label for each of n images."""
     if layout == "none":
         return [None] * n
@@ -353,7 +169,7 @@ def read_labels(layout, classes, n, streams, at):
         rows, first = [], 0
         for count in counts:
             own = which[first : first + count]
-            need(all(a < b for a, b in zip(own, own[1:])), at, "classes do not ascend")
+            need(all(a < b for a, b in pairwise(own)), at, "classes do not ascend")
             row = dict(zip(own, weights[first : first + count]))
             rows.append([row.get(k, 0) for k in range(classes)])
             first += count
@@ -361,101 +177,11 @@ def read_labels(layout, classes, n, streams, at):
     return rows
 
 
-# --- rANS -----------------------------------------------------------------------------------------------------------------
-
-
-def rans(data, streams, at):
-    """Raw bytes of a section of codec 2."""
-    bits, position = "".join(f"{byte:08b}" for byte in data[1:]), 0
-
-    def take(n):
-        nonlocal position
-        need(position + n <= len(bits), at, "the model ends early")
-        position += n
-        return int(bits[position - n : position] or "0", 2)
-
-    def zeros():
-        one = bits.find("1", position)
-        need(one >= 0, at, "the model ends early")
-        return one - position + 0 * take(one - position + 1)
-
-    def low_bits(n, order):
-        return (1 << n) + take(n) - (1 << order)
-
-    need(data, at, "no bytes")
-    need(data[0] <= 8, at, "more than 2^8 lanes", LimitError)
-    planes = [(s, shift, min(b - shift, 8)) for s, (b, _) in enumerate(streams) for shift in (0, 8) if b > shift]
-    structure = []
-    for stream, shift, _ in planes:
-        number, thresholds = take(4), [0]
-        sources = [s for s in range(stream + (shift == 8)) if take(1)] if number else []
-        need(sources or not number, at, "thresholds without a source")
-        for _ in range(number):
-            thresholds.append(thresholds[-1] + 1 + low_bits(min(zeros(), 13) + 4, 4))
-            need(thresholds[-1] <= 65535, at, "a threshold above 65,535")
-        structure.append((sources, thresholds[1:], [None if take(1) else take(2) for _ in range(number + 1)]))
-    stored = [
-        (order, 1 << width)
-        for (_, _, width), (_, _, orders) in zip(planes, structure)
-        for order in orders
-        if order is not None
-    ]
-    orders = [order for order, symbols in stored for _ in range(symbols)]
-    lengths = [zeros() + order for order in orders]
-    need(max(lengths, default=0) <= 6, at, "a difference of more than 6 bits")
-    numbers = iter([low_bits(n, order) for n, order in zip(lengths, orders)])
-    tables = [[frequencies(1 << width, m, numbers, at) for m in s[2]] for (_, _, width), s in zip(planes, structure)]
-    need(not take(-position % 8), at, "padding that is not 0")
-    start, lanes = 1 + position // 8, 1 << data[0]
-    need(len(data) >= start + 4 * lanes and (len(data) - start) % 2 == 0, at, "size of states and words")
-    states = list(struct.unpack_from(f"<{lanes}I", data, start))
-    need(min(states) >= 1 << 16, at, "a state below 2^16")
-    words = iter(struct.unpack(f"<{(len(data) - start) // 2 - 2 * lanes}H", data[start + 4 * lanes :]))
-    raw, codes = bytearray(), [[0] * n for _, n in streams]
-    for (stream, shift, _), (sources, thresholds, _), by_context in zip(planes, structure, tables):
-        symbols = bytearray()
-        for i in range(len(codes[stream])):
-            total, s = sum(codes[source][i] for source in sources), states[i % lanes]
-            f, slot, symbol = by_context[sum(t <= total for t in thresholds)], s % 4096, 0
-            while slot >= f[symbol]:
-                slot, symbol = slot - f[symbol], symbol + 1
-            s = f[symbol] * (s // 4096) + slot
-            if s < 1 << 16:
-                word = next(words, None)
-                need(word is not None, at, "too few words")
-                s = s << 16 | word
-            states[i % lanes] = s
-            symbols.append(symbol)
-        codes[stream] = [code | symbol << shift for code, symbol in zip(codes[stream], symbols)]
-        raw += symbols
-    need(next(words, None) is None, at, "words are left")
-    need(set(states) == {1 << 16}, at, "a state does not end at 2^16")
-    return bytes(raw)
-
-
-def frequencies(size, order, numbers, at):
-    """One table: flat without an order, else from the next `size` stored numbers."""
-    if order is None:
-        return [4096 // size] * size
-    q, weights = 0, []
-    for _ in range(size):
-        u = next(numbers)
-        q += -(u + 1) // 2 if u % 2 else u // 2
-        need(q >= 0, at, "a log-weight below 0")
-        need(q <= 48, at, "a log-weight above 48", LimitError)
-        weights.append((4 + (q - 1) % 4) << (q - 1) // 4 if q else 0)
-    need(any(weights), at, "a table without symbols")
-    room = 4096 - sum(w > 0 for w in weights)
-    found = [1 + w * room // sum(weights) if w else 0 for w in weights]
-    found[found.index(max(found))] += 4096 - sum(found)
-    return found
-
-
 # --- rendering ------------------------------------------------------------------------------------------------------------
 
 
-def render(header, rows, height, width):
-    """Pixels as nested lists [channel][row][column]."""
+def render(header: dict[str, Any], rows: list[Any], height: int, width: int) -> list[list[list[float]]]:
+    """Pixels of one image as lists [channel][row][column]."""
     g = header["gaussians"]
     (h0, w0), mode, epsilon = g["size"], g["antialias"], 2.0**-10
     v = 1e-4 if mode == "none" else 1 / 12
@@ -477,14 +203,15 @@ def render(header, rows, height, width):
     return pixels
 
 
-def to_byte(pixel):
+def to_byte(pixel: float) -> int:
+    """A pixel in 8-bit output."""
     return round(min(max(pixel, 0.0), 1.0) * 255)
 
 
 # --- command --------------------------------------------------------------------------------------------------------------
 
 
-def plain(value):
+def plain(value: Any) -> Any:
     """A header's value as JSON has it: bytes and integers that JSON readers round become maps."""
     if type(value) is bytes:
         return {"bytes": value.hex()}
@@ -495,7 +222,7 @@ def plain(value):
     return {key: plain(item) for key, item in value.items()} if type(value) is dict else value
 
 
-def describe(data):
+def describe(data: bytes) -> dict[str, Any]:
     """All that is in a file, each byte of it checked, as the JSON of a valid vector has it."""
     file = File(data)
     images = list(file.images())
@@ -516,7 +243,7 @@ def describe(data):
     }
 
 
-def disagreement(path):
+def disagreement(path: Path) -> str | None:
     """What this reader makes of a vector other than its JSON says; None where they agree."""
     expected, data = json.loads(path.with_suffix(".json").read_text()), path.read_bytes()
     if "error" in expected:
@@ -539,7 +266,8 @@ def disagreement(path):
     return f"another {', '.join(wrong)}" if wrong else None
 
 
-def main(path):
+def main(path: Path) -> None:
+    """Describe a file, or check a folder of vectors."""
     if path.is_file():
         try:
             print(json.dumps(describe(path.read_bytes()), indent=1))

@@ -18,8 +18,8 @@ import zstandard
 import gsdata
 from gsdata.container import CODEC_NAMES, VERSION
 from gsdata.kernels import reference
-from vectors_invalid import invalid
-from vectors_valid import RENDERS, valid
+from vectors.invalid import invalid
+from vectors.valid import RENDERS, valid
 
 FOLDER = Path(__file__).parents[1] / "spec" / "vectors"
 

@@ -58,7 +58,7 @@ def _decoded(sections: Sequence[tuple[bytes, Layout, str]]) -> list[coder.Job]:
         try:
             jobs.append(coder.open_job(data, layout))
         except FormatError as error:
-            raise FormatError(f"{where}: rans: {error}") from None
+            raise type(error)(f"{where}: rans: {error}") from None
     ends: dict[int, tuple[NDArray[np.int64], int]] = {}
     if "numba" in sys.modules:
         from gsdata.rans import compiled

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gsdata.errors import FormatError
+from gsdata.errors import FormatError, LimitError
 from gsdata.rans.layout import Layout
 from gsdata.rans.model import PROBABILITY_BITS, TOTAL, PlaneModel, contexts, read_model
 
@@ -45,10 +45,12 @@ def open_job(data: bytes, layout: Layout) -> Job:
     """Check the stored bytes of a section up to its words.
 
     Raises:
-        FormatError: they do not fit the layout.
+        FormatError, LimitError: they do not fit the layout.
     """
-    if not data or data[0] > MAX_LANE_BITS:
-        raise FormatError(f"2^{data[0]} lanes, at most 2^{MAX_LANE_BITS} expected" if data else "no bytes at all")
+    if not data:
+        raise FormatError("no bytes at all")
+    if data[0] > MAX_LANE_BITS:
+        raise LimitError(f"2^{data[0]} lanes, the limit is 2^{MAX_LANE_BITS}")
     models, size = read_model(data[1:], layout)
     start, end = 1 + size, 1 + size + (4 << data[0])
     if end > len(data) or (len(data) - end) % 2:

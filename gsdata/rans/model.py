@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gsdata.errors import FormatError
+from gsdata.errors import FormatError, LimitError
 from gsdata.rans.layout import Layout, Plane
 
 PROBABILITY_BITS = 12
@@ -113,7 +113,7 @@ def read_model(data: bytes, layout: Layout) -> tuple[list[PlaneModel], int]:
     """The model at the start of ``data`` and the bytes that it takes.
 
     Raises:
-        FormatError: it is not one of this layout (the message names the plane).
+        FormatError, LimitError: it is not one of this layout (the message names the plane).
     """
     bits, planes = _Bits(data), layout.planes
     structure, orders, plane_of = [], [], []
@@ -142,7 +142,7 @@ def read_model(data: bytes, layout: Layout) -> tuple[list[PlaneModel], int]:
     bad = (lowest < 0) | (highest > MAX_LOG_WEIGHT) | (highest == 0)
     if bad.any():
         at = int(bad.argmax())
-        raise FormatError(
+        raise (LimitError if highest[at] > MAX_LOG_WEIGHT else FormatError)(
             f"{_name(layout, plane_of[at])}: log-weights must lie in 0..{MAX_LOG_WEIGHT}, one of them above 0; found "
             f"{lowest[at]}..{highest[at]}"
         )

@@ -11,7 +11,9 @@ import gsdata
 from files import SET, frame, make_codes, put_together, take_apart
 from gsdata.container import MAX_SECTIONS, VERSION  # noqa: F401
 from gsdata.quantize import Codes, Quantizer, QuantizerSet
+from gsdata.rans.model import frequencies
 from gsdata.recipe import Recipe
+from vectors.handmade_rans import Plane, coded, differences, golomb, model
 
 UNIT = Quantizer("uniform", -1.0, 1.0, 8)
 WIDE = QuantizerSet(
@@ -36,12 +38,13 @@ def example() -> bytes:
 
 
 def skewed(counts: list[int], sets: tuple[QuantizerSet, ...] = (SET,), **options: Any) -> Codes:
-    """Codes with something for an entropy coder to find: l22 follows l11, colours are mostly small."""
+    """Codes with something for an entropy coder to find: l22 follows l11, l21 both of them, colours are mostly small."""
     codes = make_codes(5, counts, sets=sets, **options)
     rng = np.random.default_rng(6)
     top = 2 ** sets[0].scales.bits - 1
     near = codes.cholesky[:, 0] + np.floor(rng.random(len(codes.means)) * 3) - 1
     codes.cholesky[:, 2] = np.clip(near, 0, top)
+    codes.cholesky[:, 1] = (codes.cholesky[:, 0] + codes.cholesky[:, 2]) // 2 + np.floor(rng.random(len(near)) * 4)
     codes.colors[:] = (codes.colors * rng.random(codes.colors.shape) ** 3).astype(np.uint16)
     return codes
 
@@ -68,7 +71,14 @@ def windowed(raw: bytes) -> bytes:
     """A frame that is no single segment: it has a window of its own and several blocks."""
     packer = zstandard.ZstdCompressor(level=3, write_checksum=False, write_content_size=True).compressobj(size=len(raw))
     half = len(raw) // 2
-    return b"".join([packer.compress(raw[:half]), packer.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK), packer.compress(raw[half:]), packer.flush()])
+    return b"".join(
+        [
+            packer.compress(raw[:half]),
+            packer.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK),
+            packer.compress(raw[half:]),
+            packer.flush(),
+        ]
+    )
 
 
 def nested(depth: int) -> dict[str, Any]:
@@ -80,7 +90,7 @@ def valid() -> dict[str, tuple[list[str], bytes]]:
     one, two = make_codes(0, [1], channels=1), make_codes(1, [3, 2], channels=1)
     found: dict[str, tuple[list[str], bytes]] = {
         "smallest": (["K1"], gsdata.to_bytes(make_codes(0, [], channels=1, size=(1, 1)), level=0)),
-        "example": (["P1", "P2", "P3", "P4", "P5", "P6", "I1"], example()),
+        "example": (["P1", "P2", "P3", "P4", "P5", "P6", "I1", "I2"], example()),
         "ragged": (["S4", "S11"], gsdata.to_bytes(make_codes(2, [3, 0, 1, 7], channels=1), level=0)),
         "no-gaussians": (["K2"], gsdata.to_bytes(make_codes(2, [0, 0], channels=1), level=0)),
         "out-of-order": (["S12"], out_of_order()),
@@ -91,31 +101,58 @@ def valid() -> dict[str, tuple[list[str], bytes]]:
         "codec-zstd-window": (["C2"], optional({"test.zeros": (1, windowed(bytes(range(200)) * 8), 1600)})),
         "codec-rans": (["A1", "A4", "A5", "A6", "A7", "A8", "C8", "C9"], gsdata.to_bytes(skewed([500, 0, 300]))),
         "codec-rans-two-planes": (["A2", "A3", "S11"], gsdata.to_bytes(skewed([400, 200], (WIDE,)))),
+        "codec-rans-256-lanes": (["A1", "A2", "A3", "L18"], rans_256_lanes()),
         "codec-rans-one-lane": (["A9", "A10"], gsdata.to_bytes(skewed([40]))),
         "codec-rans-labels": (["S3"], rans_labels()),
         "labels-none-of-classes": (["H2"], gsdata.to_bytes(two, class_count=7, level=0)),
-        "labels-names": (["H3"], gsdata.to_bytes(two, labels=[1, 0], classes=("chat", "Füchse", "\N{FOX FACE}"), level=0)),
+        "labels-names": (
+            ["H3"],
+            gsdata.to_bytes(two, labels=[1, 0], classes=("chat", "Füchse", "\N{FOX FACE}"), level=0),
+        ),
         "labels-hard": (["H5", "S3"], gsdata.to_bytes(two, labels=[2, 0], class_count=3, level=0)),
         "labels-hard-one-class": (["S3"], gsdata.to_bytes(two, labels=[0, 0], class_count=1, level=0)),
         "labels-hard-two-planes": (["S3", "S11"], gsdata.to_bytes(two, labels=[256, 299], class_count=300, level=0)),
         "labels-dense": (["S8"], gsdata.to_bytes(two, soft_labels=[[1, 2, 4], [3, 0, 1]], level=0)),
         "labels-sparse": (["K4", "S5", "S6", "S7"], gsdata.to_bytes(two, soft_labels=sparse(20), level=0)),
         "labels-sparse-two-planes": (["S5", "S6"], gsdata.to_bytes(two, soft_labels=sparse(300), level=0)),
-        "chunks": (["T4", "T5", "T7"], gsdata.to_bytes(make_codes(4, [2, 0, 3, 1, 4], channels=1), labels=[0, 1, 2, 1, 0], chunk_images=2, level=0)),
-        "chunks-quantizers": (["K3", "Q1"], gsdata.to_bytes(make_codes(4, [2, 3, 1, 1], sets=(SET, WIDE), index=[0, 1, 1, 0]), level=0)),
+        "chunks": (
+            ["T4", "T5", "T7"],
+            gsdata.to_bytes(
+                make_codes(4, [2, 0, 3, 1, 4], channels=1), labels=[0, 1, 2, 1, 0], chunk_images=2, level=0
+            ),
+        ),
+        "chunks-quantizers": (
+            ["K3", "Q1"],
+            gsdata.to_bytes(make_codes(4, [2, 3, 1, 1], sets=(SET, WIDE), index=[0, 1, 1, 0]), level=0),
+        ),
         "chunks-rans": (["A6", "T7"], gsdata.to_bytes(skewed([300, 200, 250]), chunk_images=1)),
         "metadata": (["F1", "F2", "F3", "F4", "F6", "H8"], gsdata.to_bytes(one, metadata=VALUES, level=0)),
         "provenance": (["H9"], gsdata.to_bytes(one, provenance={"seed": 7, "source": {"name": "none"}}, level=0)),
         "recipe": ([f"R{i}" for i in range(1, 13)], gsdata.to_bytes(make_codes(0, [1]), recipe=RECIPE, level=0)),
-        "optional-section": (["O1", "O2", "T8"], gsdata.to_bytes(one, optional_sections={"test.note": b"text", "a.b-c.d_e.1": b""}, level=0)),
-        "optional-sections-64": (["L7"], gsdata.to_bytes(one, optional_sections={f"test.n{i:02}": b"" for i in range(64)})),
+        "optional-section": (
+            ["O1", "O2", "T8"],
+            gsdata.to_bytes(one, optional_sections={"test.note": b"text", "a.b-c.d_e.1": b""}, level=0),
+        ),
+        "optional-sections-64": (
+            ["L7"],
+            gsdata.to_bytes(one, optional_sections={f"test.n{i:02}": b"" for i in range(64)}),
+        ),
         "limit-depth": (["L3"], gsdata.to_bytes(one, metadata=nested(7 - 1), level=0)),
         "limit-classes": (["L14"], gsdata.to_bytes(one, class_count=65535, level=0)),
         "limit-size": (["L15"], gsdata.to_bytes(make_codes(0, [1], channels=1, size=(65536, 65536)), level=0)),
         "limit-bits": (["L17"], gsdata.to_bytes(make_codes(0, [9], sets=(bits(12, 12, 12, 12),)), level=0)),
-        "quantizer-bits-1": (["Q2"], gsdata.to_bytes(make_codes(0, [9], channels=1, sets=(bits(1, 1, 1, 1),)), level=0)),
-        "quantizer-uniform-scales": (["Q2", "Q3", "Q5"], gsdata.to_bytes(make_codes(0, [4], channels=1, sets=(uniform_scales(),)), level=0)),
-        "quantizer-log2-all": (["Q2", "Q4"], gsdata.to_bytes(make_codes(0, [4], channels=1, sets=(log2_all(),)), level=0)),
+        "quantizer-bits-1": (
+            ["Q2"],
+            gsdata.to_bytes(make_codes(0, [9], channels=1, sets=(bits(1, 1, 1, 1),)), level=0),
+        ),
+        "quantizer-uniform-scales": (
+            ["Q2", "Q3", "Q5"],
+            gsdata.to_bytes(make_codes(0, [4], channels=1, sets=(uniform_scales(),)), level=0),
+        ),
+        "quantizer-log2-all": (
+            ["Q2", "Q4"],
+            gsdata.to_bytes(make_codes(0, [4], channels=1, sets=(log2_all(),)), level=0),
+        ),
     }
     for channels in (1, 2, 3, 4):
         rules = ["G4", "S9"] if channels == 3 else ["G4", "S10"]
@@ -165,7 +202,7 @@ def sparse(classes: int) -> np.ndarray:
 
 def optional(sections: dict[str, tuple[int, bytes, int]]) -> bytes:
     """A file with optional sections that are stored as given: codec, stored bytes, raw size."""
-    names = {name: b"" for name in sections}
+    names = dict.fromkeys(sections, b"")
     header, found = take_apart(gsdata.to_bytes(make_codes(0, [1], channels=1), optional_sections=names, level=0))
     for section in found[2:]:
         section[1], section[4], section[5] = sections[header["sections"][section[0]]]
@@ -192,6 +229,29 @@ def rans_labels() -> bytes:
     return gsdata.to_bytes(make_codes(0, [0] * 300, channels=1), labels=labels, class_count=4)
 
 
+def rans_256_lanes() -> bytes:
+    """1,200 labels below 300 in 256 lanes: a flat table, and a high plane that depends on its own low plane."""
+    labels = [0] * 1200
+    labels[3::50] = [(37 * i) % 300 for i in range(len(labels[3::50]))]
+    low_weights, high_weights = [40] + [1] * 255, [5, 0]
+    low, high = (
+        [(f, sum(table[:i])) for i, f in enumerate(table)]
+        for table in (frequencies(np.array([weights]))[0].tolist() for weights in (low_weights, high_weights))
+    )
+    # The low plane: no thresholds, a table of order 0. The high plane: one threshold at 44, flat below it.
+    structure = "0000" + "000" + "0001" + "1" + "".join(golomb(44 - 1, 4)) + "1" + "000"
+    planes: list[Plane] = [
+        ([(label & 255, 0) for label in labels], [low]),
+        ([(label >> 8, int(label & 255 >= 44)) for label in labels], [[(2048, 0), (2048, 2048)], high]),
+    ]
+    stored = model(structure + differences(low_weights, high_weights), 8) + coded(planes, 256)
+    data = gsdata.to_bytes(
+        make_codes(0, [0] * 1200, channels=1), labels=labels, class_count=300, chunk_images=1200, level=0
+    )
+    assert len(stored) < 2400
+    return with_sections(data, {"counts": (1, frame(bytes(2400))), "labels": (2, stored)})
+
+
 def pictures(**options: Any) -> bytes:
     """Two images: some Gaussians of every look, and none."""
     quantizers = QuantizerSet(
@@ -205,7 +265,11 @@ def pictures(**options: Any) -> bytes:
 
 SIZES = [(6, 9), (12, 18), (5, 4)]
 RENDERS: dict[str, tuple[list[str], bytes, list[tuple[int, int]]]] = {
-    "box-normalized": (["V1", "V2", "V3", "V4", "V5", "V6", "V7"], pictures(size=(6, 9), background=(0.5, 0.25, 0.0)), SIZES),
+    "box-normalized": (
+        ["V1", "V2", "V3", "V4", "V5", "V6", "V7"],
+        pictures(size=(6, 9), background=(0.5, 0.25, 0.0)),
+        SIZES,
+    ),
     "box": (["V3"], pictures(size=(6, 9), channels=1, antialias="box"), SIZES),
     "none": (["V3"], pictures(size=(6, 9), channels=2, antialias="none", background=(-0.25, 1.5)), SIZES),
     "large": (["V2", "V8"], pictures(size=(2, 160), channels=1), [(2, 160), (1, 320), (3, 40)]),
