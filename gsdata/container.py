@@ -340,12 +340,12 @@ def read_container(source: Source) -> Container:
 def _check_names(header: Mapping[str, Any], name: str) -> list[str]:
     """The names of the sections, once it is clear that this reader may read the table."""
     for key in ("required", "sections"):
-        names = header.get(key)
+        names = header.get(key, [] if key == "required" else None)
         if not isinstance(names, list) or not all(isinstance(n, str) for n in names) or len(set(names)) != len(names):
             raise FormatError(
                 f"{name}: '{key}' in the header at offset {PREAMBLE_SIZE} must be a list of different names"
             )
-    for feature in header["required"]:
+    for feature in header.get("required", []):
         if feature not in KNOWN_FEATURES:
             raise VersionError(
                 f"{name}: the file needs the feature {feature!r:.80}, which this reader does not know (header at offset "

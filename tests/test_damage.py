@@ -324,7 +324,7 @@ def test_many_quantiser_sets_are_bounded() -> None:
     data = put_together(header | {"quantizers": sets[:256]}, sections)
     with at_most(64 * MIB):
         gsdata.open(data)
-    with pytest.raises(LimitError, match="257 sets"):
+    with pytest.raises(LimitError, match=r"number of sets .* found 257"):
         gsdata.open(put_together(header | {"quantizers": sets}, sections))
 
 

@@ -1,0 +1,138 @@
+// Codec 2 (FORMAT.md, "rANS").
+
+import { LimitError, need } from "./errors.mjs";
+
+/** Bits of the model, from the most significant of a byte on. */
+class Bits {
+  constructor(data, start, at) {
+    Object.assign(this, { data, position: 8 * start, at });
+  }
+
+  take(n) {
+    let value = 0;
+    for (let i = 0; i < n; i++, this.position++) {
+      const byte = this.data[this.position >> 3];
+      need(byte !== undefined, this.at, "the model ends early");
+      value = 2 * value + ((byte >> (7 - (this.position & 7))) & 1);
+    }
+    return value;
+  }
+
+  zeros() {
+    let n = 0;
+    while (!this.take(1)) n++;
+    return n;
+  }
+
+  /** What follows the unary part of an Exp-Golomb code: n low bits. */
+  low(n, order) {
+    return 2 ** n + this.take(n) - 2 ** order;
+  }
+}
+
+/** Raw bytes of a section of these streams [bits, codes], which begins at byte `at` of the file. */
+export function rans(data, streams, at) {
+  need(data.length > 0, at, "no bytes");
+  need(data[0] <= 8, at, "more than 2^8 lanes", LimitError);
+  const planes = streams.flatMap(([bits], stream) => [0, 8].filter((shift) => bits > shift).map((shift) => ({ stream, shift, bits: Math.min(bits - shift, 8) })));
+  const bits = new Bits(data, 1, at);
+  for (const plane of planes) readStructure(bits, plane, at);
+  readTables(bits, planes, at);
+  need(!bits.take(-bits.position & 7), at, "padding that is not 0");
+
+  const start = bits.position / 8;
+  const lanes = 1 << data[0];
+  need(data.length >= start + 4 * lanes && (data.length - start) % 2 === 0, at, "size of states and words");
+  const view = new DataView(data.buffer, data.byteOffset, data.byteLength);
+  const states = Float64Array.from({ length: lanes }, (_, lane) => view.getUint32(start + 4 * lane, true));
+  need(states.every((s) => s >= 65536), at, "a state below 2^16");
+  let next = start + 4 * lanes;
+  const codes = streams.map(([, n]) => new Uint16Array(n));
+  const raw = new Uint8Array(planes.reduce((sum, plane) => sum + codes[plane.stream].length, 0));
+  let out = 0;
+  for (const { stream, shift, sources, thresholds, tables } of planes) {
+    const own = codes[stream];
+    for (let i = 0; i < own.length; i++) {
+      let context = 0;
+      if (thresholds.length) {
+        let sum = 0;
+        for (const source of sources) sum += codes[source][i];
+        while (context < thresholds.length && thresholds[context] <= sum) context++;
+      }
+      const { symbols, frequencies, starts } = tables[context];
+      const lane = i % lanes;
+      const slot = states[lane] % 4096;
+      const symbol = symbols[slot];
+      let s = frequencies[symbol] * Math.floor(states[lane] / 4096) + slot - starts[symbol];
+      if (s < 65536) {
+        need(next < data.length, at, "too few words");
+        s = 65536 * s + view.getUint16(next, true);
+        next += 2;
+      }
+      states[lane] = s;
+      raw[out + i] = symbol;
+    }
+    for (let i = 0; i < own.length; i++) own[i] |= raw[out + i] << shift;
+    out += own.length;
+  }
+  need(next === data.length, at, "words are left");
+  need(states.every((s) => s === 65536), at, "a state does not end at 2^16");
+  return raw;
+}
+
+function readStructure(bits, plane, at) {
+  const number = bits.take(4);
+  plane.sources = [];
+  for (let s = 0; number && s < plane.stream + (plane.shift ? 1 : 0); s++) if (bits.take(1)) plane.sources.push(s);
+  need(plane.sources.length || !number, at, "thresholds without a source");
+  plane.thresholds = [];
+  for (let i = 0; i < number; i++) {
+    plane.thresholds.push((plane.thresholds[i - 1] ?? 0) + 1 + bits.low(Math.min(bits.zeros(), 13) + 4, 4));
+    need(plane.thresholds[i] <= 65535, at, "a threshold above 65,535");
+  }
+  plane.orders = [];
+  for (let i = 0; i <= number; i++) plane.orders.push(bits.take(1) ? null : bits.take(2));
+}
+
+function readTables(bits, planes, at) {
+  const wanted = planes.flatMap((plane) => plane.orders.map((order) => ({ order, lengths: new Array(order === null ? 0 : 2 ** plane.bits) })));
+  for (const { order, lengths } of wanted) {
+    for (let i = 0; i < lengths.length; i++) {
+      lengths[i] = bits.zeros() + order;
+      need(lengths[i] <= 6, at, "a difference of more than 6 bits");
+    }
+  }
+  const tables = wanted.map(({ order, lengths }) => lengths.map((length) => bits.low(length, order)));
+  let number = 0;
+  for (const plane of planes) plane.tables = plane.orders.map((order) => slots(order === null ? flat(plane.bits) : frequencies(tables[number], at), number++));
+}
+
+const flat = (bits) => new Array(2 ** bits).fill(4096 / 2 ** bits);
+
+function frequencies(differences, at) {
+  let q = 0;
+  const weights = differences.map((u) => {
+    q += u % 2 ? -(u + 1) / 2 : u / 2;
+    need(q >= 0, at, "a log-weight below 0");
+    need(q <= 48, at, "a log-weight above 48", LimitError);
+    return q ? (4 + ((q - 1) % 4)) << Math.floor((q - 1) / 4) : 0;
+  });
+  const sum = weights.reduce((a, b) => a + b, 0);
+  need(sum > 0, at, "a table without symbols");
+  const room = 4096 - weights.filter((w) => w > 0).length;
+  const found = weights.map((w) => (w ? 1 + Math.floor((w * room) / sum) : 0));
+  found[found.indexOf(Math.max(...found))] += 4096 - found.reduce((a, b) => a + b, 0);
+  return found;
+}
+
+/** The symbol of every slot. */
+function slots(frequencies) {
+  const symbols = new Uint8Array(4096);
+  const starts = [];
+  let first = 0;
+  frequencies.forEach((f, symbol) => {
+    starts.push(first);
+    symbols.fill(symbol, first, (first += f));
+  });
+  return { symbols, frequencies, starts };
+}
