@@ -6,7 +6,7 @@ import argparse
 import json
 import time
 
-from gsdata_tools import cli, ranks
+from gsdata_tools import cli, gsdd_options, ranks
 
 _STEPS = 1200
 _RATE_WEIGHT = 0.05
@@ -36,10 +36,11 @@ def _parser() -> argparse.ArgumentParser:
             "gsd-encode --data cifar10 --split test --limit 1000 --gaussians 42 -o c.gsd --json",
             "gsd-encode --data photos/ --size 128 --bytes-per-image 1500 -o photos.gsd",
             "gsd-encode --data imagenette-128 --split train --shards 4 -o shards/",
+            "gsd-encode --from-gsdd state.pt --size 32 --classes 10 -o gsdd.gsd",
         ],
         notes=_NOTES,
     )
-    cli.common_data_options(parser)
+    cli.common_data_options(parser, required=False)
     group = parser.add_argument_group("the fit")
     amount = group.add_mutually_exclusive_group()
     amount.add_argument("--gaussians", type=cli.positive_int, metavar="N", help="Gaussians of every image")
@@ -91,19 +92,24 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="write N tars of .gsd files into a folder instead of one file",
     )
+    gsdd_options.add_options(parser)
     return parser
 
 
 def _main(argv: list[str]) -> int:
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
     if arguments.device == "cuda":
         raise cli.UsageError("--device cuda: gsd-encode computes on the CPU; leave --device out")
+    converting = gsdd_options.asked(parser, arguments)
     if arguments.shards is not None:
         return _sharded(arguments)
     if ranks.started() > 1:
         raise cli.UsageError(
             "several processes share shards, and one file is made by one process: give --shards N, or start one process"
         )
+    if converting:
+        return gsdd_options.run(arguments)
     output = cli.check_output(arguments.output, arguments.force, arguments.resume)
     deadline = cli.Deadline(arguments.time_limit)
     from gsdata_tools.encode_run import compile_kernels, encode

@@ -1,0 +1,130 @@
+"""The reference method's Gaussians: how its renderer draws them, and which of ours look most alike.
+
+Facts of GSDD (arXiv 2509.26219) and of its published renderer, none of its code. There, a pixel is the mean of four samples, at a quarter and three
+quarters of its sides; a sample is the sum over Gaussians of min(1, a exp(-d' C^-1 d / 2)) times the colour, where a is the opacity and
+C = L L' + I/12. A Gaussian is seen by the tiles of 16 x 16 pixels that the square around its circle of three standard
+deviations meets; what is below 1/255 is skipped. Nothing is clamped, and what is not covered is black.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gsdata import Gaussians
+from gsdata_tools.gsdd_checkpoint import Splats
+
+TILE = 16
+TILE_LIMIT = 256
+"""Gaussians of a tile that the published renderer draws; which ones, where there are more, is not defined."""
+_BOX = 1.0 / 12.0
+_SAMPLES = 1.0 / 16.0  # variance of two samples at a quarter and three quarters of a pixel
+_LEAST = 1.0 / 255.0
+_OFFSETS = (0.25, 0.75)
+
+
+def images(splats: Splats, size: tuple[int, int]) -> Iterator[tuple[NDArray[np.float64], int]]:
+    """Each image as the published renderer draws it, (H, W, 3) float64 and not clamped, and its tiles beyond ``TILE_LIMIT``.
+
+    The sum goes over all Gaussians of a tile also where the published renderer stops at ``TILE_LIMIT``.
+
+    Args:
+        splats: a checkpoint's.
+        size: (H, W) that it was trained at; the checkpoint does not say.
+    """
+    starts = np.concatenate([[0], np.cumsum(splats.counts)])
+    for first, last in itertools.pairwise(starts):
+        yield _image(splats, slice(first, last), size)
+
+
+def _image(splats: Splats, rows: slice, size: tuple[int, int]) -> tuple[NDArray[np.float64], int]:
+    height, width = size
+    center = (splats.means[rows] + 1) * 0.5 * (width, height)
+    xx, xy, yy = _covariance(splats.cholesky[rows], _BOX)
+    det = xx * yy - xy * xy
+    half = (xx + yy) / 2
+    radius = np.ceil(3 * np.sqrt(half + np.sqrt(np.maximum(0.1, half * half - det))))
+    # Truncated towards zero, as a conversion to int does, then limited to the image.
+    low = np.trunc((center - radius[:, None]) / TILE)
+    high = np.trunc((center + radius[:, None]) / TILE + 1)
+    image = np.zeros((height, width, 3))
+    crowded = 0
+    for top in range(0, height, TILE):
+        for left in range(0, width, TILE):
+            tile = (left // TILE, top // TILE)
+            seen = np.flatnonzero(((low <= tile) & (tile < high)).all(axis=1))
+            crowded += len(seen) > TILE_LIMIT
+            if len(seen) == 0:
+                continue
+            x = _samples(left, min(left + TILE, width)) - center[seen, 0][:, None]
+            y = _samples(top, min(top + TILE, height)) - center[seen, 1][:, None]
+            a, b, c = (values[seen, None] for values in (yy / det, -xy / det, xx / det))
+            power = (c * y * y)[:, :, None] + (a * x * x)[:, None, :] + 2 * (b * y)[:, :, None] * x[:, None, :]
+            alpha = np.minimum(1, splats.opacities[rows][seen, None, None] * np.exp(-power / 2))
+            alpha[(alpha < _LEAST) | (power < 0)] = 0
+            sampled = np.einsum("gyx,gc->yxc", alpha, splats.colors[rows][seen])
+            tall, wide = sampled.shape[0] // 2, sampled.shape[1] // 2
+            image[top : top + tall, left : left + wide] = sampled.reshape(tall, 2, wide, 2, 3).mean(axis=(1, 3))
+    return image, crowded
+
+
+def _samples(start: int, stop: int) -> NDArray[np.float64]:
+    """The two sample positions of each pixel along one side."""
+    return np.asarray((np.arange(start, stop)[:, None] + _OFFSETS).reshape(-1), np.float64)
+
+
+def _covariance(cholesky: NDArray[np.float64], added: float) -> tuple[NDArray[np.float64], ...]:
+    """L L' with a multiple of the identity added: its elements xx, xy, yy."""
+    l11, l21, l22 = cholesky.T
+    return l11 * l11 + added, l11 * l21, l21 * l21 + l22 * l22 + added
+
+
+def convert(splats: Splats, size: tuple[int, int]) -> Gaussians:
+    """Gaussians that our renderer shows most alike, at the size of training and in the mode ``box``.
+
+    * The four samples of a pixel widen a Gaussian by 1/16 of a squared pixel; it is stored that much wider, its integral the same.
+    * An opacity up to 1 is multiplied into the colour. One above 1 cuts the top off: such a profile becomes the Gaussian of least
+      squared difference, which is lower and wider.
+    * What the reference renderer never draws, for its opacity is below 1/255, is left out.
+
+    Args:
+        splats: a checkpoint's.
+        size: (H, W) that it was trained at.
+    """
+    drawn = splats.opacities >= _LEAST
+    image = np.repeat(np.arange(len(splats.counts)), splats.counts)[drawn]
+    wider, height = _uncut(splats.opacities[drawn])
+    xx, xy, yy = (wider * values for values in _covariance(splats.cholesky[drawn], _BOX))
+    det = xx * yy - xy * xy
+    height *= np.sqrt(det / ((xx + _SAMPLES) * (yy + _SAMPLES) - xy * xy))
+    xx, yy = xx + _SAMPLES - _BOX, yy + _SAMPLES - _BOX  # our renderer adds the box again
+    l11 = np.sqrt(xx)
+    l21 = xy / l11
+    l22 = np.sqrt(np.maximum(yy - l21 * l21, _SAMPLES / 2))  # rounding may take away what was added
+    return Gaussians(
+        means=splats.means[drawn].astype(np.float32),
+        cholesky=np.stack([l11, l21, l22], axis=1).astype(np.float32),
+        colors=(splats.colors[drawn] * height[:, None]).astype(np.float32),
+        counts=np.bincount(image, minlength=len(splats.counts)),
+        size=size,
+        antialias="box",
+    )
+
+
+def _uncut(opacity: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """For f(u) = min(1, a exp(-u)), u = d' C^-1 d / 2, the s and A of the A exp(-u / s) with least squared difference over the plane.
+
+    u is uniform over the plane. With I(s) the integral of f(u) exp(-u / s), the best A is 2 I / s, and the best s has the largest I^2 / s.
+    """
+    most = max(float(opacity.max(initial=1)), 1.001)
+    a = np.geomspace(1, most, 512)[:, None]
+    s = np.linspace(1, 1.5 + np.log(most), 2048)
+    t = a ** (-1 / s)
+    integral = s * (1 - t) + t * s / (s + 1)
+    best = np.argmax(integral * integral / s, axis=1)
+    height = 2 * integral[np.arange(len(best)), best] / s[best]
+    low = np.minimum(opacity, 1)
+    return np.interp(opacity, a[:, 0], s[best]), low * np.interp(opacity, a[:, 0], height)
