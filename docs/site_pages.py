@@ -22,6 +22,7 @@ PAGES = {
     "changelog.md": "CHANGELOG.md",
     "contributing.md": "CONTRIBUTING.md",
     "recipes.md": "recipes/README.md",
+    "examples.md": "examples/README.md",
 }
 _ROOT = Path(__file__).resolve().parents[1]
 _LINK = re.compile(r"(?<=\]\()([^)#\s]+)(?=[)#\s])")

@@ -59,8 +59,8 @@ def tensors(images: np.ndarray, labels: np.ndarray) -> tuple[torch.Tensor, torch
 def new_network() -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(
-        *(nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(4)),
+        *(nn.Conv2d(1, 32, 3, padding=1), nn.GroupNorm(8, 32), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(32, 64, 3, padding=1), nn.GroupNorm(8, 64), nn.ReLU(), nn.AdaptiveAvgPool2d(4)),
         *(nn.Flatten(), nn.Linear(1024, 10)),
     )
 
@@ -85,29 +85,32 @@ def accuracy(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--budget", type=int, default=12000, help="bytes that the memory may weigh (default: 12000)")
-parser.add_argument("--remember", type=int, default=40, metavar="N", help="images of each class to encode (default: 40)")
+parser.add_argument(
+    "--remember", type=int, default=40, metavar="N", help="images of each class to encode (default: 40)"
+)
 parser.add_argument("--gaussians", type=int, default=20, help="Gaussians of an image (default: 20)")
-parser.add_argument("--fit-steps", type=int, default=600, help="steps of the encoder (default: 600)")
+parser.add_argument("--fit-steps", type=int, default=300, help="steps of the encoder (default: 300)")
 parser.add_argument("--steps", type=int, default=150, help="steps of training in a task (default: 150)")
 arguments = parser.parse_args()
 
 digits, test = load("mnist-5k", split="train"), load("mnist-5k", split="test")
 with_memory, without = new_network(), new_network()
 memory: gsdata.GsdFile | None = None
+remembered: list[tuple[torch.Tensor, torch.Tensor]] = []  # the memory as a set to train on, once there is one
 
 print("digits so far   memory: images    bytes   as pixels   accuracy with it   without")
-for number, task in enumerate(TASKS):
+for task in TASKS:
     mine = np.isin(digits.labels, task)
     new = tensors(digits.images[mine], digits.labels[mine])
     train(without, [new], arguments.steps)
-    train(with_memory, [new] if memory is None else [new, (replayed, remembered)], arguments.steps)
+    train(with_memory, [new, *remembered], arguments.steps)
 
     # The task is over: some of its images join the memory.
     rows = np.concatenate([np.flatnonzero(digits.labels == digit)[: arguments.remember] for digit in task])
     more = encoded(digits.images[rows], digits.labels[rows], arguments.gaussians, arguments.fit_steps)
     memory = within(more if memory is None else gsdata.merge([memory, more]), arguments.budget)
-    dataset = GaussianDataset(memory)
-    replayed, remembered = dataset.images(), torch.tensor(dataset.targets)
+    dataset = GaussianDataset(memory, clamp=True)
+    remembered = [(dataset.images(), torch.tensor(dataset.targets))]
 
     seen = test.labels <= max(task)
     tests = tensors(test.images[seen], test.labels[seen])

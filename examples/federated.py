@@ -63,7 +63,7 @@ parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.R
 parser.add_argument("--rounds", type=int, default=5)
 parser.add_argument("--images", type=int, default=40, help="that a client sends in a round (default: 40)")
 parser.add_argument("--bytes-per-image", type=float, default=100, help="of what it sends (default: 100)")
-parser.add_argument("--fit-steps", type=int, default=600, help="steps of the encoder (default: 600)")
+parser.add_argument("--fit-steps", type=int, default=300, help="steps of the encoder (default: 300)")
 parser.add_argument("--steps", type=int, default=40, help="of training in a round, server or client (default: 40)")
 arguments = parser.parse_args()
 
@@ -72,9 +72,10 @@ pixels = torch.from_numpy(digits.images).permute(0, 3, 1, 2) / 255
 classes = torch.from_numpy(digits.labels)
 tests, answers = torch.from_numpy(test.images).permute(0, 3, 1, 2) / 255, torch.from_numpy(test.labels)
 
-# Who has which images: every second one is with the client of its digit, the others are anywhere.
-owner = np.where(np.arange(len(digits.labels)) // 10 % 2 == 0, digits.labels // 2, np.arange(len(digits.labels)) % CLIENTS)
+# Who has which images: one in two is with the client of its digit, the others are anywhere.
 draws = np.random.default_rng(0)
+anywhere = draws.integers(CLIENTS, size=len(digits.labels))
+owner = np.where(draws.random(len(digits.labels)) < 0.5, digits.labels // 2, anywhere)
 shares = [draws.permutation(np.flatnonzero(owner == client)) for client in range(CLIENTS)]
 
 torch.manual_seed(0)
@@ -96,7 +97,7 @@ for number in range(arguments.rounds):
         data = message(digits.images[rows], digits.labels[rows], arguments.bytes_per_image, arguments.fit_steps)
         sent_files += len(data)
         collected.append(received(data, arguments.images))
-    dataset = GaussianDataset(gsdata.merge(collected))
+    dataset = GaussianDataset(gsdata.merge(collected), clamp=True)
     train(server, dataset.images(), torch.tensor(dataset.targets), arguments.steps)
 
     # Weights.

@@ -23,12 +23,12 @@ from gsdata_tools.sources import load
 
 
 class GsdDataModule(lightning.LightningDataModule):
-    """Training images out of a .gsd, real images for the test, normalised alike."""
+    """Training images out of an encoded .gsd (a distilled one wants no clamp), real images for the test, normalised alike."""
 
     def __init__(self, file: str, test: str, batch_size: int = 64) -> None:
         super().__init__()
         self.batch_size, self.test = batch_size, test
-        self.train_set = GaussianDataset(file, normalize=True)
+        self.train_set = GaussianDataset(file, clamp=True, normalize=True)
 
     def train_dataloader(self) -> DataLoader:
         return DataLoader(self.train_set, batch_size=self.batch_size, shuffle=True)
@@ -51,11 +51,11 @@ class Classifier(lightning.LightningModule):
             *(nn.Flatten(), nn.Linear(1024, classes)),
         )
 
-    def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], _: int) -> torch.Tensor:
+    def training_step(self, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         images, labels = batch
         return cross_entropy(self.network(images), labels)
 
-    def test_step(self, batch: tuple[torch.Tensor, torch.Tensor], _: int) -> None:
+    def test_step(self, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
         images, labels = batch
         self.log("test accuracy", (self.network(images).argmax(dim=1) == labels).float().mean())
 
@@ -66,7 +66,9 @@ class Classifier(lightning.LightningModule):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", help="the .gsd to train on")
-    parser.add_argument("--test", metavar="DATA", required=True, help="real images, as --data of the commands names them")
+    parser.add_argument(
+        "--test", metavar="DATA", required=True, help="real images, as --data of the commands names them"
+    )
     parser.add_argument("--steps", type=int, default=200)
     arguments = parser.parse_args()
 
