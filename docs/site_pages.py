@@ -23,6 +23,7 @@ PAGES = {
     "contributing.md": "CONTRIBUTING.md",
     "recipes.md": "recipes/README.md",
     "examples.md": "examples/README.md",
+    "conformance.md": "spec/README.md",
 }
 _ROOT = Path(__file__).resolve().parents[1]
 _LINK = re.compile(r"(?<=\]\()([^)#\s]+)(?=[)#\s])")

@@ -25,7 +25,9 @@ from gsdata.quantize import fit_quantizers, quantize
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted(
-    path for pattern in ("*.md", "docs/**/*.md", "examples/*.md", "recipes/*.md") for path in ROOT.glob(pattern)
+    path
+    for pattern in ("*.md", "docs/**/*.md", "examples/*.md", "recipes/*.md", "spec/*.md")
+    for path in ROOT.glob(pattern)
 )
 NAMES = [path.relative_to(ROOT).as_posix() for path in DOCUMENTS]
 RUN, NOT_RUN = ("python", "sh"), ("hexdump", "json", "text")
