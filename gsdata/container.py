@@ -297,7 +297,8 @@ def read_container(source: Source) -> Container:
             f"{name}: truncated: {len(preamble)} bytes, the preamble at offset 0 has {PREAMBLE_SIZE}; get it again"
         )
     _, major, minor, flags, header_length, section_count, file_length = PREAMBLE.unpack_from(preamble)
-    if (major, minor) != VERSION:
+    # From 1.0 on, another minor of the same major may be read: what it needs is in ``required``.
+    if major != VERSION[0] or (minor != VERSION[1] and not major):
         raise VersionError(
             f"{name}: format version {major}.{minor} at offset 8, this reader knows {VERSION[0]}.{VERSION[1]} only "
             "(before 1.0 every version is its own); use the gsdata release that wrote it, or write it again"

@@ -15,7 +15,16 @@ from numpy.typing import NDArray
 from gsdata import streams
 from gsdata.budget import Budget
 from gsdata.chunks import Chunks
-from gsdata.container import PREAMBLE_SIZE, SECTION, Container, FileSource, MemorySource, Section, read_container
+from gsdata.container import (
+    PREAMBLE_SIZE,
+    SECTION,
+    VERSION,
+    Container,
+    FileSource,
+    MemorySource,
+    Section,
+    read_container,
+)
 from gsdata.errors import FormatError, GsdError
 from gsdata.gaussians import Gaussians
 from gsdata.header import Header
@@ -49,7 +58,7 @@ class GsdFile:
         self.path = container.source.name
         self.format_version = container.version
         try:
-            self.header = Header.from_dict(container.header)
+            self.header = Header.from_dict(container.header, newer=container.version > VERSION)
         except GsdError as error:
             raise type(error)(f"{self.path}: {error} (header at offset {PREAMBLE_SIZE})") from None
         self._chunks = Chunks(container, self.header)

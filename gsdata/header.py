@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, get_args
 
 import numpy as np
@@ -45,6 +45,13 @@ _KEYS = (
     "sections",
     "transforms",
 )
+_SET = ("colors", "means", "scales", "shear")
+_MAPS: Mapping[str, tuple[str, ...]] = {
+    "chunks": ("gaussians", "images", "labels", "quantizers"),
+    "gaussians": ("antialias", "background", "channels", "kernel", "size"),
+    "recipe": tuple(f.name for f in fields(Recipe)),
+    "transforms": ("color", "order"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,16 +128,18 @@ class Header:
         }
 
     @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> Header:
-        """Check every value of a parsed header.
+    def from_dict(cls, raw: Mapping[str, Any], newer: bool = False) -> Header:
+        """Check every value of a parsed header; of a ``newer`` minor version, only those that this one knows.
 
         Raises:
             FormatError, LimitError: a value is missing, unknown, of the wrong type or out of range (the message names it).
         """
+        if newer:
+            raw = _known_part(raw)
         if tuple(raw) != _KEYS:
             odd = sorted(set(raw) ^ set(_KEYS))[0]
             raise FormatError(f"header key {_short(odd)} is {'unknown' if odd in raw else 'missing'}")
-        shape = _map(raw, "gaussians", ("antialias", "background", "channels", "kernel", "size"))
+        shape = _map(raw, "gaussians", _MAPS["gaussians"])
         channels = _integer(shape["channels"], "gaussians.channels", 1, 4, FormatError)
         size = _list(shape, "size", int)
         if len(size) != 2:
@@ -143,7 +152,7 @@ class Header:
             )
         antialias = _choice(shape["antialias"], "gaussians.antialias", ANTIALIAS_MODES)
         kernel = _choice(shape["kernel"], "gaussians.kernel", (KERNEL,))
-        transforms = _map(raw, "transforms", ("color", "order"))
+        transforms = _map(raw, "transforms", _MAPS["transforms"])
         _choice(transforms["color"], "transforms.color", (color_transform(channels),))
         _choice(transforms["order"], "transforms.order", (ORDER_TRANSFORM,))
         class_count = _integer(raw["class_count"], "class_count", 0, MAX_CLASSES)
@@ -190,12 +199,22 @@ def color_transform(channels: int) -> str:
     return COLOR_TRANSFORM if channels == 3 else "none"
 
 
+def _known_part(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The header of a newer minor version without the keys that this one does not know."""
+
+    def cut(value: Any, keys: tuple[str, ...]) -> Any:
+        return {key: value[key] for key in value if key in keys} if isinstance(value, dict) else value
+
+    known = {key: cut(value, _MAPS[key]) if key in _MAPS else value for key, value in raw.items() if key in _KEYS}
+    if isinstance(known.get("quantizers"), list):
+        known["quantizers"] = [cut(row, _SET) for row in known["quantizers"]]
+    return known
+
+
 def _chunks(
     raw: Mapping[str, Any], layout: LabelLayout, class_count: int, sets: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    names = (
-        ("gaussians", "images", "labels", "quantizers") if layout == "sparse" else ("gaussians", "images", "quantizers")
-    )
+    names = tuple(name for name in _MAPS["chunks"] if name != "labels" or layout == "sparse")
     chunks = _map(raw, "chunks", names)
     columns = {name: _list(chunks, name, int) for name in names}
     length = len(columns["images"])
@@ -241,7 +260,7 @@ def _quantizers(rows: list[Any]) -> tuple[QuantizerSet, ...]:
     _integer(len(rows), "quantizers: number of sets", 1, MAX_QUANTIZER_SETS)
     sets = []
     for row in rows:
-        checked = _map({"quantizers": row}, "quantizers", ("colors", "means", "scales", "shear"))
+        checked = _map({"quantizers": row}, "quantizers", _SET)
         for name, value in checked.items():
             good = isinstance(value, list) and [type(v) for v in value] == [str, float, float, int]
             if not good:

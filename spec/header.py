@@ -108,10 +108,11 @@ def items(value: Any, kind: type, what: str, *limits: Any) -> list[Any]:
     return [check(item, kind, what, *limits) for item in check(value, list, what)]
 
 
-def keys(value: Any, what: str, required: Iterable[str], optional: Iterable[str] = ()) -> dict[str, Any]:
-    """`value`, if it is a map with these keys."""
-    need(set(required) <= set(check(value, dict, what)) <= {*required, *optional}, 36, f"keys of {what}")
-    return value
+def keys(value: Any, what: str, newer: bool, required: Iterable[str], optional: Iterable[str] = ()) -> dict[str, Any]:
+    """`value`, if it is a map with these keys; a newer minor version may have more, which are left out."""
+    known = {*required, *optional}
+    need(set(required) <= set(check(value, dict, what)) and (newer or set(value) <= known), 36, f"keys of {what}")
+    return {key: value[key] for key in value if key in known}
 
 
 def one_of(value: Any, what: str, *choices: str) -> str:
@@ -120,11 +121,11 @@ def one_of(value: Any, what: str, *choices: str) -> str:
     return value
 
 
-def check_header(h: dict[str, Any]) -> list[dict[str, tuple[float, ...]]]:
-    """All rules for values of the header; returns the tables of its quantiser sets."""
+def check_header(h: dict[str, Any], newer: bool) -> tuple[dict[str, Any], list[dict[str, tuple[float, ...]]]]:
+    """All rules for values of the header; returns what is known of it, and the tables of its quantiser sets."""
     for name in items(h.get("required"), str, "required"):
         raise VersionError(36, f"the file needs {name!r}")
-    keys(h, "header", KEYS)
+    h = keys(h, "header", newer, KEYS)
     layout = one_of(h["labels"], "labels", *LABELS)
     classes = check(h["class_count"], int, "class_count", 0 if layout == "none" else 1, 65535, LimitError)
     names = items(h["classes"], str, "classes")
@@ -132,17 +133,17 @@ def check_header(h: dict[str, Any]) -> list[dict[str, tuple[float, ...]]]:
     check(h["metadata"], dict, "metadata")
     check(h["provenance"], dict, "provenance")
 
-    g = keys(h["gaussians"], "gaussians", ["antialias", "background", "channels", "kernel", "size"])
+    g = keys(h["gaussians"], "gaussians", newer, ["antialias", "background", "channels", "kernel", "size"])
     one_of(g["antialias"], "antialias", "box-normalized", "box", "none")
     one_of(g["kernel"], "kernel", "gaussian-compact-10")
     channels = check(g["channels"], int, "channels", 1, 4)
     need(len(items(g["background"], float, "background", -(2.0**24), 2.0**24)) == channels, 36, "background")
     need(len(items(g["size"], int, "size", 1, 65536, LimitError)) == 2, 36, "size")
-    t = keys(h["transforms"], "transforms", ["color", "order"])
+    t = keys(h["transforms"], "transforms", newer, ["color", "order"])
     one_of(t["color"], "color", "green-difference" if channels == 3 else "none")
     one_of(t["order"], "order", "sorted-delta")
 
-    recipe = keys(h["recipe"], "recipe", ["value_space"], RECIPE)
+    recipe = keys(h["recipe"], "recipe", newer, ["value_space"], RECIPE)
     one_of(recipe["value_space"], "value_space", "srgb-unit")
     need(("mean" in recipe) == ("std" in recipe), 36, "mean and std come together")
     for name, value in recipe.items():
@@ -151,10 +152,14 @@ def check_header(h: dict[str, Any]) -> list[dict[str, tuple[float, ...]]]:
             need(len(items(value, float, name)) == channels and (name == "mean" or min(value) > 0), 36, name)
 
     check(len(check(h["quantizers"], list, "quantizers")), int, "number of quantiser sets", 1, 256, LimitError)
-    sets = [keys(s, "quantizers", ["colors", "means", "scales", "shear"]) for s in h["quantizers"]]
+    sets = h["quantizers"] = [
+        keys(s, "quantizers", newer, ["colors", "means", "scales", "shear"]) for s in h["quantizers"]
+    ]
     tables = [{name: table(name, quantizer) for name, quantizer in s.items()} for s in sets]
 
-    c = keys(h["chunks"], "chunks", ["gaussians", "images", "quantizers", *["labels"][: layout == "sparse"]])
+    c = h["chunks"] = keys(
+        h["chunks"], "chunks", newer, ["gaussians", "images", "quantizers", *["labels"][: layout == "sparse"]]
+    )
     images = items(c["images"], int, "images", 1, 65536, LimitError)
     gaussians = items(c["gaussians"], int, "gaussians", 0, 262144, LimitError)
     items(c["quantizers"], int, "quantizers of a chunk", 0, len(tables) - 1)
@@ -172,7 +177,7 @@ def check_header(h: dict[str, Any]) -> list[dict[str, tuple[float, ...]]]:
     for name in extra:
         good = re.fullmatch(r"[a-z0-9_-]{1,31}(\.[a-z0-9_-]{1,31}){1,3}", name) and name not in LABELS["sparse"]
         need(good, 36, f"optional section {name!r}")
-    return tables
+    return h, tables
 
 
 def table(name: str, quantizer: Any) -> tuple[float, ...]:

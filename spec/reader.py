@@ -53,7 +53,8 @@ class File:
         self.data = data
         need(data[:8] == MAGIC and len(data) >= 36, 0, "no .gsd file")
         major, minor, flags, length, count, size, crc = struct.unpack_from("<HHIIIQI", data, 8)
-        need((major, minor) == VERSION, 8, f"version {major}.{minor}, not {VERSION[0]}.{VERSION[1]}", VersionError)
+        good = major == VERSION[0] and (minor == VERSION[1] or major > 0)
+        need(good, 8, f"version {major}.{minor}, not {VERSION[0]}.{VERSION[1]}", VersionError)
         need(size == len(data), 24, f"{len(data)} bytes instead of {size}")
         need(flags in (0, 1), 12, f"flags {flags}")
         need(length <= 1 << 22, 16, f"header of {length} bytes", LimitError)
@@ -62,8 +63,8 @@ class File:
         need(start <= size, 16, "the file ends before the section table does")
         need(zlib.crc32(data[36:start], zlib.crc32(data[:32])) == crc, 32, "checksum", ChecksumError)
         self.packed = unzstd(data[36 : 36 + length], 36, 1 << 22) if flags else data[36 : 36 + length]
-        self.header = Msgpack(self.packed).root
-        self.tables = check_header(self.header)
+        self.root = Msgpack(self.packed).root
+        self.header, self.tables = check_header(self.root, (major, minor) > VERSION)
         self.own = 2 + len(LABELS[self.header["labels"]])  # sections of the format in a chunk
         self.chunks = range(len(self.header["chunks"]["images"]))
         self.entries = list(struct.iter_unpack("<HBBIIIIQ", data[36 + length : start]))
@@ -234,7 +235,7 @@ def describe(data: bytes) -> dict[str, Any]:
     return {
         "sha256": hashlib.sha256(data).hexdigest(),
         "content_id": hashlib.sha256(b"".join([file.packed, *own])).hexdigest(),
-        "header": plain(file.header),
+        "header": plain(file.root),
         "sections": [[e[3], names[e[0]], codecs[e[1]], zlib.crc32(r)] for e, r in zip(file.entries, raw)],
         "counts": [len(gaussians) for _, gaussians in images],
         "labels": [label for label, _ in images],
@@ -257,7 +258,7 @@ def disagreement(path: Path) -> str | None:
     wrong = [key for key in found if key in expected and found[key] != expected[key]]
     for picture in expected.get("renders", []):
         rows = list(File(data).images())[picture["image"]][1]
-        pixels = [p for c in render(found["header"], rows, *picture["size"]) for row in c for p in row]
+        pixels = [p for c in render(File(data).header, rows, *picture["size"]) for row in c for p in row]
         near = zip(pixels, picture["pixels"], picture["tolerance"], strict=True)
         if any(abs(a - b) > t for a, b, t in near):
             wrong.append(f"pixels at {picture['size']}")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import gsdata
 from gsdata import canonical
-from gsdata.container import PREAMBLE, SECTION, read_container
+from gsdata.container import PREAMBLE, SECTION, VERSION, read_container
 from gsdata.quantize import Codes, Quantizer, QuantizerSet
 
 SET = QuantizerSet(
@@ -145,8 +145,8 @@ def put_together(
         table(rows)
     index = b"".join(SECTION.pack(*row) for row in rows)
     fields = {
-        "major": 0,
-        "minor": 2,
+        "major": VERSION[0],
+        "minor": VERSION[1],
         "flags": 0,
         "header_length": len(packed),
         "section_count": len(sections),

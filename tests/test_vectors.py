@@ -15,10 +15,15 @@ import numpy as np
 import pytest
 import zstandard
 
+import files
 import gsdata
+import gsdata.file as gsdata_file
 import make_vectors
+import reader
+from gsdata import container
 from gsdata.errors import GsdError
 from gsdata.rans import coder
+from vectors import valid
 
 ROOT = Path(__file__).parents[1]
 SPEC, FOLDER = ROOT / "spec", ROOT / "spec" / "vectors"
@@ -111,6 +116,26 @@ def test_a_reader_that_disagrees_says_so(tmp_path: Path) -> None:
         assert done.stdout.endswith("3 of 5 vectors agree\n")
 
 
+def test_from_1_0_on_a_newer_minor_is_read_if_nothing_new_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (container, gsdata_file, files, valid, reader):
+        monkeypatch.setattr(module, "VERSION", (1, 0))
+    data = valid.newer_minor()
+    assert json.loads(json.dumps(reader.describe(data))) == json.loads(json.dumps(make_vectors.describe(data)))
+    assert gsdata.open(data).format_version == (1, 1)
+    header, sections = files.take_apart(data)
+    for fields, head in (({"major": 2}, header), ({"minor": 1}, header | {"required": ["hologram"]})):
+        for read in (gsdata.open, reader.File):
+            with pytest.raises(Exception, match=r"version 2|'hologram'"):
+                read(files.put_together(head, sections, **fields))
+
+
+def test_one_version_everywhere() -> None:
+    major, minor = container.VERSION
+    assert reader.VERSION == container.VERSION
+    assert f"VERSION = [{major}, {minor}];" in (SPEC / "js" / "reader.mjs").read_text()
+    assert json.loads((FOLDER / "versions.json").read_text())["format"] == f"{major}.{minor}"
+
+
 def test_the_readers_share_no_code_with_gsdata() -> None:
     own = {path.stem for path in SPEC.glob("*.py")}
     for path in SPEC.glob("*.py"):
@@ -168,3 +193,42 @@ def test_the_coded_vectors_have_what_they_are_for() -> None:
     planes = [(m, plane) for job in found.values() for m, plane in zip(job.models, job.layout.planes, strict=True)]
     assert any(plane.shift and plane.stream in m.sources for m, plane in planes)
     assert any((m.frequencies == m.frequencies[0, 0]).all() for m, _ in planes)
+
+
+SMALL = [path for path in FILES if "error" not in expected(path) and path.stat().st_size < 2048]
+
+
+def undetected(path: Path, every: bool) -> list[tuple[int, int]]:
+    """Positions and values of single changed bytes that nothing notices; before the sections opening must, in one its checksum."""
+    good = path.read_bytes()
+    file = gsdata.open(good)
+    sections = [section for section in file.sections if section.stored_size]
+    start = sections[0].offset if sections else len(good)
+    found = []
+    for position in range(len(good)):
+        inside = next((s for s in sections if s.offset <= position < s.offset + s.stored_size), None)
+        assert (inside is None) == (position < start)
+        for difference in range(1, 256) if every else [1 + position * 37 % 255]:
+            changed = bytearray(good)
+            changed[position] ^= difference
+            try:
+                if inside is None:
+                    gsdata.open(changed)
+                else:
+                    file._container.source.data = changed  # type: ignore[attr-defined]
+                    file._container.read_stored(inside)
+            except GsdError:
+                continue
+            found.append((position, changed[position]))
+    return found
+
+
+def test_a_change_of_any_byte_is_detected() -> None:
+    assert len(SMALL) > 40
+    assert {path.name: bad for path in SMALL if (bad := undetected(path, every=False))} == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", SMALL, ids=lambda path: path.stem)
+def test_every_change_of_any_byte_is_detected(path: Path) -> None:
+    assert undetected(path, every=True) == []

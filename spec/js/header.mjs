@@ -145,11 +145,12 @@ function check(value, kind, what, low = -Infinity, high = Infinity, error = Form
 
 const items = (value, kind, what, ...limits) => check(value, "list", what).map((item) => check(item, kind, what, ...limits));
 
-function keys(value, what, required, optional = []) {
+/** The known keys of a map; a newer minor version may have more. */
+function keys(value, what, newer, required, optional = []) {
   const found = check(value, "map", what);
-  const known = new Set([...required, ...optional]);
-  need(required.every((key) => found.has(key)) && [...found.keys()].every((key) => known.has(key)), 36, `keys of ${what}`);
-  return Object.fromEntries(found); // known names only
+  const known = [...found].filter(([key]) => required.includes(key) || optional.includes(key));
+  need(required.every((key) => found.has(key)) && (newer || known.length === found.size), 36, `keys of ${what}`);
+  return Object.fromEntries(known);
 }
 
 function oneOf(value, what, ...choices) {
@@ -159,14 +160,14 @@ function oneOf(value, what, ...choices) {
 
 /**
  * The header of canonical bytes, every rule for its values checked: plain values, `quantizers` as tables of float32, and in
- * `raw` the map as it was parsed.
+ * `raw` the map as it was parsed. Unknown keys are ignored in a `newer` minor version.
  */
-export function readHeader(data) {
+export function readHeader(data, newer) {
   const parser = new Msgpack(data);
   const raw = parser.value(1);
   need(raw instanceof Map && parser.at === data.length, 36, "the header is one map and nothing else");
   for (const name of items(raw.get("required"), "text", "required")) throw new VersionError(36, `the file needs ${JSON.stringify(name)}`);
-  const h = keys(raw, "header", KEYS);
+  const h = keys(raw, "header", newer, KEYS);
 
   const layout = oneOf(h.labels, "labels", ...Object.keys(LABELS));
   const classCount = check(h.class_count, "integer", "class_count", layout === "none" ? 0 : 1, 65535, LimitError);
@@ -175,7 +176,7 @@ export function readHeader(data) {
   check(h.metadata, "map", "metadata");
   check(h.provenance, "map", "provenance");
 
-  const g = keys(h.gaussians, "gaussians", ["antialias", "background", "channels", "kernel", "size"]);
+  const g = keys(h.gaussians, "gaussians", newer, ["antialias", "background", "channels", "kernel", "size"]);
   const antialias = oneOf(g.antialias, "antialias", "box-normalized", "box", "none");
   oneOf(g.kernel, "kernel", "gaussian-compact-10");
   const channels = check(g.channels, "integer", "channels", 1, 4);
@@ -183,11 +184,11 @@ export function readHeader(data) {
   need(background.length === channels, 36, "background");
   const size = items(g.size, "integer", "size", 1, 65536, LimitError);
   need(size.length === 2, 36, "size");
-  const t = keys(h.transforms, "transforms", ["color", "order"]);
+  const t = keys(h.transforms, "transforms", newer, ["color", "order"]);
   oneOf(t.color, "color", channels === 3 ? "green-difference" : "none");
   oneOf(t.order, "order", "sorted-delta");
 
-  const recipe = keys(h.recipe, "recipe", ["value_space"], Object.keys(RECIPE));
+  const recipe = keys(h.recipe, "recipe", newer, ["value_space"], Object.keys(RECIPE));
   oneOf(recipe.value_space, "value_space", "srgb-unit");
   need("mean" in recipe === "std" in recipe, 36, "mean and std come together");
   for (const [name, value] of Object.entries(recipe)) {
@@ -200,11 +201,11 @@ export function readHeader(data) {
   const sets = check(h.quantizers, "list", "quantizers");
   check(sets.length, "integer", "number of quantiser sets", 1, 256, LimitError);
   const quantizers = sets.map((set) => {
-    const found = keys(set, "quantizers", ["colors", "means", "scales", "shear"]);
+    const found = keys(set, "quantizers", newer, ["colors", "means", "scales", "shear"]);
     return Object.fromEntries(Object.entries(found).map(([name, quantizer]) => [name, table(name, quantizer)]));
   });
 
-  const c = keys(h.chunks, "chunks", ["gaussians", "images", "quantizers", ...(layout === "sparse" ? ["labels"] : [])]);
+  const c = keys(h.chunks, "chunks", newer, ["gaussians", "images", "quantizers", ...(layout === "sparse" ? ["labels"] : [])]);
   const chunks = {
     images: items(c.images, "integer", "images", 1, 65536, LimitError),
     gaussians: items(c.gaussians, "integer", "gaussians", 0, 262144, LimitError),

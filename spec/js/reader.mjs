@@ -36,7 +36,7 @@ export class GsdFile {
     const view = new DataView(data.buffer, data.byteOffset, data.byteLength);
     const [major, minor, flags] = [view.getUint16(8, true), view.getUint16(10, true), view.getUint32(12, true)];
     const [length, count] = [view.getUint32(16, true), view.getUint32(20, true)];
-    need(major === VERSION[0] && minor === VERSION[1], 8, `version ${major}.${minor}, not ${VERSION.join(".")}`, VersionError);
+    need(major === VERSION[0] && (minor === VERSION[1] || major > 0), 8, `version ${major}.${minor}, not ${VERSION.join(".")}`, VersionError);
     need(view.getBigUint64(24, true) === BigInt(data.length), 24, `${data.length} bytes instead of ${view.getBigUint64(24, true)}`);
     need(flags === 0 || flags === 1, 12, `flags ${flags}`);
     need(length <= 1 << 22, 16, `header of ${length} bytes`, LimitError);
@@ -47,7 +47,7 @@ export class GsdFile {
     this.data = data;
     this.packed = data.subarray(36, 36 + length);
     if (flags) this.packed = unzstd(this.packed, 36, 1 << 22);
-    this.header = readHeader(this.packed);
+    this.header = readHeader(this.packed, minor > VERSION[1]);
     this.table = [];
     this.readTable(view, 36 + length, start);
   }

@@ -9,7 +9,7 @@ import zstandard
 
 import gsdata
 from files import SET, frame, make_codes, put_together, take_apart
-from gsdata.container import MAX_SECTIONS, VERSION  # noqa: F401
+from gsdata.container import VERSION
 from gsdata.quantize import Codes, Quantizer, QuantizerSet
 from gsdata.rans.model import frequencies
 from gsdata.recipe import Recipe
@@ -154,6 +154,8 @@ def valid() -> dict[str, tuple[list[str], bytes]]:
             gsdata.to_bytes(make_codes(0, [4], channels=1, sets=(log2_all(),)), level=0),
         ),
     }
+    if VERSION[0]:
+        found["newer-minor"] = ["P2"], newer_minor()
     for channels in (1, 2, 3, 4):
         rules = ["G4", "S9"] if channels == 3 else ["G4", "S10"]
         found[f"channels-{channels}"] = rules, gsdata.to_bytes(make_codes(channels, [3, 2], channels=channels), level=0)
@@ -207,6 +209,23 @@ def optional(sections: dict[str, tuple[int, bytes, int]]) -> bytes:
     for section in found[2:]:
         section[1], section[4], section[5] = sections[header["sections"][section[0]]]
     return put_together(header, found)
+
+
+def newer_minor() -> bytes:
+    """A file of the next minor version, with keys that this one does not know in every map of the format's own."""
+    header, sections = take_apart(
+        gsdata.to_bytes(make_codes(0, [2], channels=1), optional_sections={"gsd.new": b"new"}, level=0)
+    )
+    for value in (
+        header,
+        header["chunks"],
+        header["gaussians"],
+        header["quantizers"][0],
+        header["recipe"],
+        header["transforms"],
+    ):
+        value["zz-new"] = [1, None]
+    return put_together(header, sections, minor=VERSION[1] + 1)
 
 
 def zstd_sections() -> bytes:
