@@ -90,7 +90,7 @@ def test_experts_do_not_depend_on_their_number_and_more_can_be_added(data, tmp_p
     assert experts(data, tmp_path / "grown", number=3) == 2
     train = experts_run._train
     trained = []
-    monkeypatch.setattr(experts_run, "_train", lambda e, *a: trained.append(e.number) or train(e, *a))
+    monkeypatch.setattr(experts_run, "_train", lambda e, *a: trained.extend(one.number for one in e) or train(e, *a))
     assert experts(data, tmp_path / "grown", "--resume", number=3) == 0
     assert trained == [1, 2]
     assert contents(tmp_path / "three") == contents(tmp_path / "grown")
@@ -121,6 +121,31 @@ def test_a_stopped_run_resumes_to_the_same_bytes(data, tmp_path, monkeypatch, ca
     assert len(made) == 20 + 12
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
     assert not (tmp_path / "parts.ckpt").exists()
+
+
+def test_experts_trained_at_once_are_what_they_are_alone(data, tmp_path, monkeypatch):
+    options = ("--momentum", "0.9", "--weight-decay", "0.01")
+    assert experts(data, tmp_path / "alone", *options, number=3) == 0
+    assert experts(data, tmp_path / "whole", *options, "--at-once", "3", number=3) == 0
+    for one, other in zip(read_experts(tmp_path / "alone"), read_experts(tmp_path / "whole"), strict=True):
+        assert np.array_equal(one.weights(0), other.weights(0))
+        assert np.abs(one.weights(2) - other.weights(2)).max() < 1e-5
+        assert np.abs(one.weights(2) - one.weights(0)).max() > 1e-2
+
+    together = experts_run.step_together
+    made = []
+
+    def stop(group):
+        made.append(len(group))
+        if len(made) == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return together(group)
+
+    monkeypatch.setattr(experts_run, "step_together", stop)
+    assert experts(data, tmp_path / "parts", *options, "--at-once", "3", number=3) == 130
+    assert experts(data, tmp_path / "parts", *options, "--at-once", "3", "--resume", number=3) == 0
+    assert made == [3] * 6
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
 
 
 def test_a_time_limit_keeps_what_is_done(data, tmp_path, monkeypatch, capsys):

@@ -8,11 +8,13 @@ stopped goes on where it was.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.func import functional_call, grad_and_value, vmap
 from torch.nn import functional
 
 from gsdata.augment import augment
@@ -67,20 +69,27 @@ class ExpertTraining:
 
     def make_step(self) -> torch.Tensor:
         """One step of SGD; returns the loss before it, unread: reading it makes the host wait for a GPU."""
+        images, labels = self.batch()
+        loss = functional.cross_entropy(self.network(images), labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.descend()
+        return loss.detach()
+
+    def batch(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, C, H, W) augmented images and (B,) labels of the next step."""
         recipe = self.recipe
         rows = batch_indices(len(self.images), recipe.batch_size, recipe.seed, self.step, key=(NETWORK, self.number))
         chosen = torch.from_numpy(rows).to(self.images.device)
         draws = generator(recipe.seed, "expert-augment", self.number, self.step)
-        loss = functional.cross_entropy(
-            self.network(augment(self.images[chosen], recipe.augment, generator=draws)), self.labels[chosen]
-        )
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        return augment(self.images[chosen], recipe.augment, generator=draws), self.labels[chosen]
+
+    def descend(self) -> None:
+        """The end of a step, once the network's parameters have their gradients."""
         self.optimizer.step()
         self.step += 1
         if self.step % self.steps_per_epoch == 0:
             self.trajectory.append(self._weights())
-        return loss.detach()
 
     def _weights(self) -> NDArray[np.float32]:
         weights: NDArray[np.float32] = flatten(self.network).cpu().numpy()
@@ -107,3 +116,27 @@ class ExpertTraining:
             momenta = torch.split(torch.from_numpy(arrays["momentum"]), sizes)
             for p, momentum in zip(parameters, momenta, strict=True):
                 self.optimizer.state[p]["momentum_buffer"] = torch.empty_like(p).copy_(momentum.view(p.shape))
+
+
+def step_together(experts: Sequence[ExpertTraining]) -> torch.Tensor:
+    """The next step of several experts, all at the same one, in one batched computation; the mean of their losses, unread.
+
+    Each gets what ``make_step`` would have given it, but for rounding. The networks must not be ``fused``.
+    """
+    batches = [expert.batch() for expert in experts]
+    # torch's group norm cannot be batched over images in channels_last.
+    images, labels = (torch.stack(parts).contiguous() for parts in zip(*batches, strict=True))
+    named = [dict(expert.network.named_parameters()) for expert in experts]
+    stacked = {name: torch.stack([own[name].detach() for own in named]).contiguous() for name in named[0]}
+    template = experts[0].network
+
+    def loss(parameters: dict[str, torch.Tensor], seen: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        return functional.cross_entropy(functional_call(template, parameters, (seen,)), truth)
+
+    gradients, losses = vmap(grad_and_value(loss))(stacked, images, labels)
+    for number, (expert, own) in enumerate(zip(experts, named, strict=True)):
+        for name, parameter in own.items():
+            parameter.grad = gradients[name][number]
+        expert.descend()
+    mean: torch.Tensor = losses.mean()
+    return mean

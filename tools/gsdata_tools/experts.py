@@ -45,6 +45,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="EPSILON",
         help="whiten the images by ZCA instead of taking mean and standard deviation, as published for CIFAR (0.1 where no EPSILON is given)",
     )
+    group.add_argument(
+        "--at-once",
+        type=cli.positive_int,
+        default=1,
+        metavar="N",
+        help="train N experts in one batched computation: the same but for rounding, for GPUs that one does not fill",
+    )
     group.add_argument("--half", action="store_true", help="store weights as float16, in half of the bytes")
     cli.common_run_options(
         parser,

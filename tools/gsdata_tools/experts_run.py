@@ -1,4 +1,4 @@
-"""The run of ``gsd-experts``: expert after expert, with checkpoints in between, until all are there or the time is up."""
+"""The run of ``gsd-experts``: expert after expert, or several at once, with checkpoints, until all are there or the time is up."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from gsdata_tools.expert_files import (
     read_experts,
     write_expert,
 )
-from gsdata_tools.expert_training import ExpertTraining
+from gsdata_tools.expert_training import ExpertTraining, step_together
 from gsdata_tools.long_runs import computed_by, set_threads, stop_requests
 from gsdata_tools.real_data import RealData
 from gsdata_tools.whitening import Whitening
@@ -73,12 +73,11 @@ def train_experts(arguments: argparse.Namespace) -> int:
 
     with stop_requests() as stop:
         # Experts are independent: each process trains its own, and writes them.
-        for number in ranks.own([n for n in range(arguments.experts) if n not in done]):
-            expert = ExpertTraining(images, labels, recipe, number)
-            if not _train(expert, checkpoint, deadline, stop.is_set, arguments.quiet):
+        own = ranks.own([n for n in range(arguments.experts) if n not in done])
+        for number in range(0, len(own), arguments.at_once):
+            group = [ExpertTraining(images, labels, recipe, n) for n in own[number : number + arguments.at_once]]
+            if not _train_group(group, checkpoint, deadline, stop.is_set, folder, arguments.quiet):
                 break
-            write_expert(expert_path(folder, number), np.stack(expert.trajectory), recipe)
-            checkpoint.remove(f"expert-{number:03d}")
     if stop.is_set():
         raise KeyboardInterrupt
     ranks.wait()
@@ -193,40 +192,67 @@ def _finished(folder: Path, recipe: ExpertRecipe, arguments: argparse.Namespace)
     return done
 
 
+def _train_group(
+    experts: list[ExpertTraining],
+    checkpoint: cli.Checkpoint,
+    deadline: cli.Deadline,
+    stopped: Callable[[], bool],
+    folder: Path,
+    quiet: bool,
+) -> bool:
+    """Train several to the end and write them: in batched steps where all have made equally many, else one after another.
+
+    Returns False, with their states saved, if stopped before that.
+
+    Raises:
+        GsdError: a loss is not finite.
+    """
+    for expert in experts:
+        if (name := _saved_as(expert)) in checkpoint.names():
+            arrays, meta = checkpoint.load(name)
+            expert.load_state(arrays, int(meta["step"]))
+    together = len(experts) > 1 and len({expert.step for expert in experts}) == 1
+    for expert in experts if together else []:
+        expert.network.fused = False
+    for group in [experts] if together else [[expert] for expert in experts]:
+        if not _train(group, checkpoint, deadline, stopped, quiet):
+            return False
+        for expert in group:
+            write_expert(expert_path(folder, expert.number), np.stack(expert.trajectory), expert.recipe)
+            checkpoint.remove(_saved_as(expert))
+    return True
+
+
+def _saved_as(expert: ExpertTraining) -> str:
+    return f"expert-{expert.number:03d}"
+
+
 def _train(
-    expert: ExpertTraining,
+    experts: list[ExpertTraining],
     checkpoint: cli.Checkpoint,
     deadline: cli.Deadline,
     stopped: Callable[[], bool],
     quiet: bool,
 ) -> bool:
-    """Train to the end, from the checkpoint where there is one; False, with the state saved, if stopped before that.
-
-    Raises:
-        GsdError: the loss is not finite.
-    """
-    name = f"expert-{expert.number:03d}"
-    if name in checkpoint.names():
-        arrays, meta = checkpoint.load(name)
-        expert.load_state(arrays, int(meta["step"]))
+    """Train one, or several at the same step, to the end; False, with the state saved, if stopped before that."""
+    first, last = experts[0], experts[-1]
+    label = f"expert {first.number}" + (f" to {last.number}" if len(experts) > 1 else "")
     saved, slowest = time.monotonic(), 0.0
-    with cli.Progress(expert.recipe.epochs * expert.steps_per_epoch, f"expert {expert.number}", quiet) as progress:
-        while not expert.done:
+    with cli.Progress(first.recipe.epochs * first.steps_per_epoch, label, quiet) as progress:
+        while not first.done:
             before = time.monotonic()
             late = deadline.remaining() <= 2 * slowest
             if late or stopped() or before - saved > SAVE_SECONDS:
-                meta = {"step": expert.step} | computed_by()
-                checkpoint.save(name, dict(expert.state()), meta)
+                for expert in experts:
+                    checkpoint.save(_saved_as(expert), dict(expert.state()), {"step": expert.step} | computed_by())
                 saved = before
                 if late or stopped():
                     return False
-            loss = expert.make_step()
-            if expert.step % READ_EVERY == 0 or expert.done:
+            loss = step_together(experts) if len(experts) > 1 else first.make_step()
+            if first.step % READ_EVERY == 0 or first.done:
                 value = float(loss)
                 if not np.isfinite(value):
-                    raise GsdError(
-                        f"expert {expert.number}: the loss is not finite in step {expert.step}; a smaller --lr avoids that"
-                    )
-                progress.update(expert.step, loss=value)
+                    raise GsdError(f"{label}: the loss is not finite in step {first.step}; a smaller --lr avoids that")
+                progress.update(first.step, loss=value)
             slowest = max(slowest, time.monotonic() - before)
     return True
