@@ -33,9 +33,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the documents, and whatever else pages link to."""
     for page, document in PAGES.items():
         files.append(File.generated(config, page, abs_src_path=str(_ROOT / document)))
-    for page in list(files.documentation_pages()):
-        for target in _LINK.findall(page.content_string):
-            found = _in_site(page.src_uri, target)
+    for file in list(files.documentation_pages()):
+        for target in _LINK.findall(file.content_string):
+            found = _in_site(file.src_uri, target)
             if found is not None and files.get_file_from_path(found) is None and (_ROOT / found).is_file():
                 files.append(File.generated(config, found, abs_src_path=str(_ROOT / found)))
     return files
