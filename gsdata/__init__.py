@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gsdata.arrays import to_numpy
     from gsdata.dataset import GaussianDataset
     from gsdata.errors import BudgetError, ChecksumError, FormatError, GsdError, LimitError, VersionError
     from gsdata.file import GsdFile, merge, open, save, to_bytes
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "to_numpy": "arrays",
     "GaussianDataset": "dataset",
     "BudgetError": "errors",
     "ChecksumError": "errors",
@@ -63,6 +65,7 @@ __all__ = [
     "render",
     "save",
     "to_bytes",
+    "to_numpy",
 ]
 
 

@@ -128,6 +128,14 @@ def test_the_wire_carries_what_is_reported(run):
         assert weights[number - 1] == 5 * 29_066 * 4 * number
 
 
+def test_jax_trains_without_pytorch(run, digits):
+    pytest.importorskip("jax")
+    out = run("jax_training.py", digits, "--steps", "25", "--batch-size", "20")
+    losses = [float(value) for value in re.findall(r"loss ([\d.]+)", out)]
+    assert losses[-1] < losses[0]
+    assert "20 images" in out
+
+
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 def test_an_example_says_at_its_top_what_it_shows_and_is_listed(example):
     told = ast.get_docstring(ast.parse(example.read_text())) or ""
