@@ -33,7 +33,7 @@ demo: $(STAMP)
 
 # NO_MKDOCS_2_WARNING silences an announcement of the theme's authors.
 docs: $(VENV)/.gsdata-docs
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo "read it: site/index.html"
 
 test: $(STAMP)
