@@ -16,6 +16,7 @@ import torch
 import gsdata
 from gsdata_tools import dc, distill_plan, distillation, distilling, monitors
 from gsdata_tools.distill import main
+from gsdata_tools.experts import main as make_experts
 
 ROOTS = os.pathsep.join(str(Path(__file__).parents[2] / folder) for folder in (".", "tools"))
 FAST = [
@@ -181,10 +182,16 @@ def test_a_network_is_matched_for_an_outer_loop(data, tmp_path, monkeypatch, out
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["dm", "dc"])
+@pytest.mark.parametrize("method", ["dm", "dc", "tm"])
 def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bytes(data, tmp_path, method):
-    options = ["--data", str(data), "--bytes", str(BUDGET), "--iterations", "40", *FAST]
-    options += ["--outer-loop", "4"] if method == "dc" else ["--rate-weight", "0.01"]
+    options = ["--data", str(data), "--bytes", str(BUDGET), "--iterations", "40"]
+    if method == "tm":
+        made = ["--experts", "2", "--epochs", "3", "--model", "ConvNet-D1", "--quiet", "-o", str(tmp_path / "e")]
+        assert make_experts(["--data", str(data), *made]) == 0
+        options += ["--model", "ConvNet-D1", "--fit-steps", "40", "--quiet", "--expert-dir", str(tmp_path / "e")]
+        options += ["--syn-steps", "3", "--batch-syn", "4", "--expert-epochs", "1"]
+    else:
+        options += [*FAST, *(["--outer-loop", "4"] if method == "dc" else ["--rate-weight", "0.01"])]
     code = (
         "import sys; from gsdata_tools import distillation, distilling, monitors;"
         "distilling.SAVE_SECONDS = 0.0; distillation.WEIGH_EVERY = 7; monitors.EVERY = 10;"

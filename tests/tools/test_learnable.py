@@ -103,8 +103,17 @@ def test_boundary_loss_is_the_published_barrier_and_pushes_inside():
     loss.backward()
     assert means.grad is not None
     assert means.grad[1, 0] > means.grad[0, 0] > 0 > means.grad[0, 1]
-    assert math.isfinite(float(boundary_loss(torch.tensor([[1.0, -3.0]]))))
-    assert float(boundary_loss(torch.zeros(4, 2))) == 0
+
+
+@pytest.mark.parametrize("form", ["log", "power"])
+def test_boundary_loss_pulls_back_what_is_outside(form):
+    assert float(boundary_loss(torch.zeros(4, 2), form)) == 0
+    x = torch.linspace(0.01, 3, 1000, dtype=torch.float64, requires_grad=True)
+    loss = sum(boundary_loss(torch.stack([value, -value])[None], form) for value in x)
+    loss.backward()
+    assert math.isfinite(loss.item())
+    assert bool((x.grad > 0).all())
+    assert bool((x.grad.diff() >= -1e-9).all())  # no barrier to come back over
 
 
 def test_clamp_keeps_the_rows_it_is_given_inside():

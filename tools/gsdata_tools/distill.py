@@ -106,6 +106,12 @@ def method_options(
         help="weight of the boundary loss; 0 for none",
     )
     group.add_argument(
+        "--boundary-form",
+        choices=("log", "power"),
+        default="log",
+        help="of the boundary loss: the published logarithmic barrier, or the eighth power of positions",
+    )
+    group.add_argument(
         "--rate-weight",
         type=cli.rate_weight,
         default=0.0,

@@ -68,8 +68,8 @@ def resolved_text(options: dict[str, Any]) -> str:
     The recipe names the network and the augmentation, the provenance the experts; budget, images and Gaussians can be read from the file.
     """
     said = {name: value for name, value in options.items() if value is not None and name not in _IN_HEADER}
-    for name in ("rate_weight", "recycle"):
-        if not options[name]:
+    for name, default in (("rate_weight", 0.0), ("recycle", False), ("boundary_form", "log")):
+        if options[name] == default:
             del said[name]
     words = []
     for name in sorted(said):

@@ -237,12 +237,19 @@ class RowAdam:
         self.steps = state["steps"].to(device).clone()
 
 
-def boundary_loss(means: torch.Tensor) -> torch.Tensor:
-    """Log barrier that keeps Gaussians inside the image (GSDD, arXiv:2509.26219): -E[log(1 - x^2) + log(1 - y^2)].
+def boundary_loss(means: torch.Tensor, form: str = "log") -> torch.Tensor:
+    """What keeps Gaussians inside the image: zero at its centre, steep at its edge; outside, where no pixel may pull, it pulls back.
 
-    Zero at the centre, unbounded at the edge; positions at or beyond the edge count as just inside it.
+    Args:
+        means: (G, 2) positions.
+        form: ``log``: the barrier -E[log(1 - x^2) + log(1 - y^2)] of GSDD (arXiv:2509.26219), from ``EDGE`` on continued by its
+            tangent. ``power``: E[x^8 + y^8], which leaves alone what is not near the edge.
     """
-    return -(1.0 - means.square()).clamp_min(1.0 - EDGE**2).log().sum(dim=1).mean()
+    if form == "power":
+        return means.pow(8).sum(dim=1).mean()
+    inside = means.clamp(-EDGE, EDGE)
+    slope = 2 * EDGE / (1 - EDGE**2)
+    return (slope * (means - inside).abs() - (1.0 - inside.square()).log()).sum(dim=1).mean()
 
 
 def prune(parameters: LearnableSet, adam: RowAdam, number: int, least: int = 1) -> int:

@@ -37,6 +37,7 @@ class StepOptions:
         seed: of every draw.
         augment: Siamese augmentation, as ``gsdata.augment`` names it; "none" for none.
         boundary: weight of the boundary loss; 0 for none.
+        boundary_form: which, of ``boundary_loss``.
         rate: weight of an image's estimated bits; 0 for none.
         clamp: pull positions back inside the image after each step.
     """
@@ -44,13 +45,14 @@ class StepOptions:
     seed: int = 0
     augment: str = "dsa:color_crop_cutout_flip_scale_rotate"
     boundary: float = 0.1
+    boundary_form: str = "log"
     rate: float = 0.0
     clamp: bool = True
 
 
 def step_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of ``StepOptions`` from the resolved options of a run."""
-    taken = {name: options[name] for name in ("seed", "augment", "boundary", "clamp")}
+    taken = {name: options[name] for name in ("seed", "augment", "boundary", "boundary_form", "clamp")}
     return taken | {"rate": options["rate_weight"]}
 
 
@@ -161,7 +163,7 @@ def descend(
     """
     parts = dict(parts)
     if options.boundary:
-        parts["boundary"] = boundary_loss(leaves["means"]) / ranks.world()
+        parts["boundary"] = boundary_loss(leaves["means"], options.boundary_form) / ranks.world()
         loss = loss + options.boundary * parts["boundary"]
     if options.rate and coding is not None:
         values = parameters.assemble(leaves, parameters.counts[indices])
