@@ -41,6 +41,12 @@ class Sweep:
 
 
 FULL = Sweep((1, 2, 5, 10, 20, 40, 80, 160), 1000, "--data cifar10 --ipc 1", "--data cifar10 --seeds 3")
+SMALL = Sweep(
+    (1, 5, 20, 80),
+    150,
+    "--data cifar10 --limit 5000 --ipc 1 --convention uint8",
+    "--data cifar10 --seeds 3 --steps 150",
+)
 QUICKLY = Sweep(
     (1, 10, 40, 160),
     6,
@@ -117,10 +123,12 @@ def main() -> None:
     parser.add_argument("--images-per-class", type=int, nargs="+", metavar="N", help="other numbers")
     parser.add_argument("--iterations", type=int, help="another number of steps of the distilled sets")
     parser.add_argument("--quick", action="store_true", help="MNIST, few steps, one seed: not a result to quote")
+    parser.add_argument("--small", action="store_true", help="a tenth of CIFAR-10 at 30,720 bytes, for two cores")
     arguments = parser.parse_args()
-    named = "sweep_images_per_class_quick" if arguments.quick else "sweep_images_per_class"
+    sweep, scale = (QUICKLY, "_quick") if arguments.quick else (SMALL, "_small") if arguments.small else (FULL, "")
+    named = f"sweep_images_per_class{scale}"
     output = arguments.output or Path(f"benchmarks/results/{named}.json")
-    chosen = asdict(QUICKLY if arguments.quick else FULL)
+    chosen = asdict(sweep)
     if arguments.images_per_class:
         chosen["images_per_class"] = tuple(arguments.images_per_class)
     if arguments.iterations:
