@@ -8,8 +8,8 @@ from gsdata_tools.export_folder import check_file, check_folder, new_file, new_f
 from gsdata_tools.usage import UsageError
 
 
-def an_export(folder: Path) -> None:
-    with new_folder(folder) as new:
+def an_export(folder: Path, force: bool = False) -> None:
+    with new_folder(folder, force) as new:
         (new / "a.txt").write_text("new")
         write_index(new, {"schema": "gsd-export/1"})
 
@@ -31,10 +31,32 @@ def test_a_folder_is_there_in_full_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(ValueError):
         half(ValueError)
     assert (out / "a.txt").read_text() == "new"  # the earlier one stays
-    with new_folder(out) as new:
+    with new_folder(out, force=True) as new:
         write_index(new, {"schema": "gsd-export/1"})
     assert [entry.name for entry in out.iterdir()] == ["export.json"]
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_appears_meanwhile_stays(tmp_path: Path) -> None:
+    def meanwhile(force: bool) -> None:
+        with new_folder(tmp_path / "out", force) as new:
+            (new / "a.txt").write_text("new")
+            (tmp_path / "out").mkdir(exist_ok=True)
+            (tmp_path / "out" / "mine.txt").write_text("mine")
+
+    def meanwhile_a_file() -> None:
+        with new_file(tmp_path / "x.npz") as new:
+            new.write_text("new")
+            (tmp_path / "x.npz").write_text("mine")
+
+    for force in (False, True):
+        with pytest.raises(UsageError):
+            meanwhile(force)
+    with pytest.raises(UsageError):
+        meanwhile_a_file()
+    assert [entry.name for entry in (tmp_path / "out").iterdir()] == ["mine.txt"]
+    assert (tmp_path / "x.npz").read_text() == "mine"
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["out", "x.npz"]
 
 
 def test_a_link_stays_one(tmp_path: Path) -> None:

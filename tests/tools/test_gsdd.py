@@ -172,6 +172,7 @@ class Hostile:
         ({"params.xy": torch.zeros(24, 3)}, r"params.xy is torch.float32 \(24, 3\)"),
         ({"params.features": torch.zeros(24, 3, dtype=torch.int64)}, "expected floats"),
         ({"params.cholesky": torch.full((24, 3), float("nan"))}, "not finite"),
+        ({"params.cholesky": torch.full((24, 3), 1e30)}, "1e\\+30"),
         ({"params.cholesky": torch.zeros(23, 3)}, "23 rows"),
         ({"num_points_per_image": torch.tensor([12, 11])}, "add up to 24"),
         ({"num_points_per_image": torch.tensor([25, -1])}, "add up to 24"),
@@ -197,6 +198,23 @@ def test_damaged_files_are_refused_in_one_line(tmp_path: Path) -> None:
         with pytest.raises(GsdError, match=r"bad\.pt: .*weights_only=True") as caught:
             read(tmp_path / "bad.pt")
         assert "\n" not in str(caught.value)
+
+
+def test_extreme_values_convert_without_a_warning() -> None:
+    values = splats(1, 6, opacity=(1, 1))
+    values.cholesky[:] = [[1e5, -1e5, 1e-9], [0, 0, 0], [1e-9, 1e5, 0], [-1e5, 1e5, 1e5], [0, 30, 0], [1, 1, 0]]
+    values.opacities[3] = 1e5
+    made = gsdd.convert(values, (16, 16))
+    assert np.isfinite(made.cholesky).all()
+    assert (made.cholesky[:, [0, 2]] > 0).all()
+    assert np.isfinite(drawn(values, (16, 16))).all()
+
+
+def test_the_largest_values_that_are_read_can_be_stored(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    most = {name: torch.full((24, width), 1e5) for name, width in (("params.cholesky", 3), ("params.features", 3))}
+    torch.save(state_of(splats(), **most, **{"params.opacity": torch.full((24, 1), 1e5)}), "x.pt")
+    assert run(capsys, "--from-gsdd", "x.pt", "--size", 8, "--classes", 2, "-o", "g.gsd", "--precision", "fp32")[0] == 0
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:

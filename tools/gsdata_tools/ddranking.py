@@ -32,10 +32,16 @@ _LEAST = math.exp(-30.0)  # a logarithm must be finite; 30 below the largest is 
 
 
 def export(
-    file: gsdata.GsdFile, folder: Path, *, normalization: Normalization | Whitening, lr: float, size: tuple[int, int]
+    file: gsdata.GsdFile,
+    folder: Path,
+    *,
+    normalization: Normalization | Whitening,
+    lr: float,
+    size: tuple[int, int],
+    force: bool = False,
 ) -> dict[str, Any]:
-    """``write_tensors`` for a file; the folder is there in full at the end, or not at all."""
-    with export_folder.new_folder(folder) as new:
+    """``write_tensors`` for a file; the folder is there in full at the end, or not at all; ``force`` replaces an earlier export."""
+    with export_folder.new_folder(folder, force) as new:
         return write_tensors(stream_of(file, size), new, normalization=normalization, lr=lr)
 
 

@@ -258,6 +258,7 @@ def _export(file: gsdata.GsdFile, arguments: argparse.Namespace) -> int:
         normalization=unit,
         lr=arguments.lr or file.recipe.lr or PROTOCOLS["gsdd"].lr,
         size=sizes[0],
+        force=arguments.force,
     )
     if arguments.json:
         cli.write_json(said)

@@ -143,7 +143,7 @@ def _output(arguments: argparse.Namespace) -> Iterator[Path]:
     from gsdata_tools import export_folder
 
     new = export_folder.new_file if arguments.to == "npz" else export_folder.new_folder
-    with new(arguments.output) as target:
+    with new(arguments.output, arguments.force) as target:
         yield target
 
 

@@ -52,13 +52,18 @@ def check_file(file: Path, force: bool, suffix: str) -> None:
 
 
 @contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder to write to, which takes the place of ``folder`` at the end, or goes if anything was raised."""
+def new_folder(folder: Path, force: bool = False) -> Iterator[Path]:
+    """An empty folder to write to, which takes the place of ``folder`` at the end, or goes if anything was raised.
+
+    Raises:
+        UsageError: as ``check_folder``, of what is there at the end.
+    """
     folder = folder.resolve()  # behind a link, the folder itself is replaced
     temporary, old = _beside(folder, "tmp"), _beside(folder, "old")
     temporary.mkdir()
     try:
         yield temporary
+        check_folder(folder, force)
         if folder.exists():
             folder.rename(old)
         temporary.rename(folder)
@@ -71,14 +76,19 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def new_file(file: Path) -> Iterator[Path]:
-    """A path to write to, renamed to ``file`` at the end, or removed if anything was raised."""
+def new_file(file: Path, force: bool = False) -> Iterator[Path]:
+    """A path to write to, renamed to ``file`` at the end, or removed if anything was raised.
+
+    Raises:
+        UsageError: as ``check_file``, of what is there at the end.
+    """
     file = file.resolve()
     temporary = _beside(file, "tmp")
     try:
         yield temporary
         with temporary.open("rb+") as stream:
             os.fsync(stream.fileno())
+        check_file(file, force, file.suffix)
         temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,8 +44,9 @@ def images(splats: Splats, size: tuple[int, int]) -> Iterator[tuple[NDArray[np.f
 def _image(splats: Splats, rows: slice, size: tuple[int, int]) -> tuple[NDArray[np.float64], int]:
     height, width = size
     center = (splats.means[rows] + 1) * 0.5 * (width, height)
-    xx, xy, yy = _covariance(splats.cholesky[rows], _BOX)
-    det = xx * yy - xy * xy
+    l11, l21, l22 = splats.cholesky[rows].T
+    xx, xy, yy = l11 * l11 + _BOX, l11 * l21, l21 * l21 + l22 * l22 + _BOX
+    det = _determinant(l11 * l22, xx + yy - 2 * _BOX, _BOX)
     half = (xx + yy) / 2
     radius = np.ceil(3 * np.sqrt(half + np.sqrt(np.maximum(0.1, half * half - det))))
     # Truncated towards zero, as a conversion to int does, then limited to the image.
@@ -76,10 +78,9 @@ def _samples(start: int, stop: int) -> NDArray[np.float64]:
     return np.asarray((np.arange(start, stop)[:, None] + _OFFSETS).reshape(-1), np.float64)
 
 
-def _covariance(cholesky: NDArray[np.float64], added: float) -> tuple[NDArray[np.float64], ...]:
-    """L L' with a multiple of the identity added: its elements xx, xy, yy."""
-    l11, l21, l22 = cholesky.T
-    return l11 * l11 + added, l11 * l21, l21 * l21 + l22 * l22 + added
+def _determinant(root: NDArray[np.float64], trace: NDArray[np.float64], added: Any) -> NDArray[np.float64]:
+    """Of a matrix of this trace and this root of its determinant, with a multiple of the identity added; never zero or less."""
+    return np.asarray(root * root + added * trace + added * added)
 
 
 def convert(splats: Splats, size: tuple[int, int]) -> Gaussians:
@@ -97,16 +98,19 @@ def convert(splats: Splats, size: tuple[int, int]) -> Gaussians:
     drawn = splats.opacities >= _LEAST
     image = np.repeat(np.arange(len(splats.counts)), splats.counts)[drawn]
     wider, height = _uncut(splats.opacities[drawn])
-    xx, xy, yy = (wider * values for values in _covariance(splats.cholesky[drawn], _BOX))
-    det = xx * yy - xy * xy
-    height *= np.sqrt(det / ((xx + _SAMPLES) * (yy + _SAMPLES) - xy * xy))
-    xx, yy = xx + _SAMPLES - _BOX, yy + _SAMPLES - _BOX  # our renderer adds the box again
-    l11 = np.sqrt(xx)
-    l21 = xy / l11
-    l22 = np.sqrt(np.maximum(yy - l21 * l21, _SAMPLES / 2))  # rounding may take away what was added
+    l11, l21, l22 = splats.cholesky[drawn].T
+    # s L L' with multiples of the identity added: what theirs draws, that with the samples, and that without our box.
+    root, trace = wider * l11 * l22, wider * (l11 * l11 + l21 * l21 + l22 * l22)
+    theirs, sampled = wider * _BOX, wider * _BOX + _SAMPLES
+    height *= np.sqrt(_determinant(root, trace, theirs) / _determinant(root, trace, sampled))
+    ours = sampled - _BOX
+    xx = wider * l11 * l11 + ours
+    new11 = np.sqrt(xx)
+    new21 = wider * l11 * l21 / new11
+    new22 = np.sqrt(_determinant(root, trace, ours) / xx)
     return Gaussians(
         means=splats.means[drawn].astype(np.float32),
-        cholesky=np.stack([l11, l21, l22], axis=1).astype(np.float32),
+        cholesky=np.stack([new11, new21, new22], axis=1).astype(np.float32),
         colors=(splats.colors[drawn] * height[:, None]).astype(np.float32),
         counts=np.bincount(image, minlength=len(splats.counts)),
         size=size,

@@ -22,6 +22,7 @@ from gsdata.errors import GsdError
 CONVERT = "torch.save({'model': c['model'].state_dict(), 'syn_lr': c['syn_lr']}, 'state.pt')"
 _SHAPES = {"params.xy": 2, "params.cholesky": 3, "params.features": 3}
 _COUNTS = "num_points_per_image"
+_MOST = 1e5
 _BOUND = (0.5, 0.0, 0.5)  # what the code adds to the stored Cholesky factors, where a checkpoint does not say
 
 
@@ -142,6 +143,10 @@ def _matrix(state: dict[str, Any], name: str, width: int, path: Path) -> torch.T
         raise GsdError(f"{path}: {name} is {found}; expected floats of shape (N, {width})")
     if not torch.isfinite(value.float()).all():
         raise GsdError(f"{path}: {name} holds values that are not finite; the training has failed")
+    if value.numel() and float(value.abs().max()) > _MOST:
+        raise GsdError(
+            f"{path}: {name} holds values up to {float(value.abs().max()):.3g}; beyond {_MOST:g} it is no image"
+        )
     tensor: torch.Tensor = value.detach().float()
     return tensor
 
