@@ -7,7 +7,7 @@ batch from files of several sizes is one call for each.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -50,30 +50,34 @@ class ResidentImages:
         self.device, self.output, self._kernels = device, output, kernels_run_on(device)
         files, first = united.files, united.files[0]
         self.channels = first.channels
-        file_of = np.searchsorted(united.starts, chosen, side="right") - 1
-        local = chosen - united.starts[file_of]
-        taken = sum(int(file.counts[local[file_of == f]].sum()) for f, file in enumerate(files))
+        images, inverse = np.unique(chosen, return_inverse=True)  # what is wanted twice is kept once
+        file_of = np.searchsorted(united.starts, images, side="right") - 1
+        local = images - united.starts[file_of]
+        wanted = [local[file_of == f] for f in range(len(files))]
+        taken = sum(int(file.counts[rows].sum()) for file, rows in zip(files, wanted, strict=True))
         if (needed := taken * (5 + self.channels) * 4) > limit:
             raise ValueError(
                 f"{first.path}{' and others' if files[1:] else ''}: {needed} bytes of Gaussians, more than the "
                 f"{limit} that a loader keeps: raise resident_bytes=, choose fewer images, or use GaussianDataset"
             )
         geometries = [(file.size, file.header.antialias, file.header.background) for file in files]
-        numbers = {geometry: number for number, geometry in enumerate(dict.fromkeys(geometries))}
-        part_of_file = np.array([numbers[geometry] for geometry in geometries])
-        self._part = part_of_file[file_of]  # of each image
-        self._row = np.zeros(len(chosen), np.int64)  # of each image within its part
+        parts: dict[Any, list[int]] = {}  # the files of each geometry
+        for f, geometry in enumerate(geometries):
+            parts.setdefault(geometry, []).append(f)
+        part, row = np.zeros((2, len(images)), np.int64)
         self._render: list[_Renderer] = []
-        for number in numbers.values():
-            places = np.flatnonzero(self._part == number)
-            self._row[places] = np.arange(len(places))
-            members = np.flatnonzero(part_of_file == number).tolist()
-            self._render.append(self._renderer(_codes_of(files, members, file_of[places], local[places])))
+        for number, members in enumerate(parts.values()):
+            places = np.flatnonzero(np.isin(file_of, members))
+            part[places], row[places] = number, np.arange(len(places))
+            codes = [_codes_of(files[f], wanted[f]) for f in members]
+            self._render.append(self._renderer(codes[0] if len(codes) == 1 else concatenate(codes)))
+        self._part, self._row = part[inverse], row[inverse]  # of each image of the set
+        self._row_on_device = torch.from_numpy(self._row).to(device)
 
     def render(self, chosen: NDArray[np.int64], on_device: torch.Tensor) -> torch.Tensor:
         """(len(chosen), C, H, W) of the images at these places of the set, given on the host and on the device."""
         if len(self._render) == 1:
-            return self._render[0](on_device if self._kernels else chosen)
+            return self._render[0](self._row_on_device[on_device] if self._kernels else self._row[chosen])
         height, width = self.output.size
         images = torch.empty(
             (len(chosen), self.channels, height, width),
@@ -129,16 +133,5 @@ def _rendered(form: BatchFormat) -> str:
     return "uint8" if form.dtype == torch.uint8 else "float32"
 
 
-def _codes_of(
-    files: Sequence[GsdFile], members: list[int], file_of: NDArray[np.int64], local: NDArray[np.int64]
-) -> Codes:
-    """The codes of the images ``local`` of the files ``file_of``, in this order, decoded file by file."""
-    parts = []
-    for number in members:
-        wanted = local[file_of == number]
-        whole = np.array_equal(wanted, np.arange(files[number].images))
-        parts.append(files[number].codes(None if whole else wanted))
-    codes = parts[0] if len(parts) == 1 else concatenate(parts)
-    decoded = np.argsort(file_of, kind="stable")  # the order in which they come now
-    in_order = np.array_equal(decoded, np.arange(len(decoded)))
-    return codes if in_order else codes.select(np.argsort(decoded))
+def _codes_of(file: GsdFile, wanted: NDArray[np.int64]) -> Codes:
+    return file.codes(None if len(wanted) == file.images else wanted)
