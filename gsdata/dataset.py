@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 import os
 from collections.abc import Callable, Sequence
-from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import IO, TYPE_CHECKING, Any, Literal, Self, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,12 +124,24 @@ class GaussianDataset(_Base):
         images, targets = self._rendered(wanted), self._targets_of(wanted)
         return [self._finish(image, target) for image, target in zip(images, targets, strict=True)]
 
-    def images(self, indices: Sequence[int] | None = None) -> torch.Tensor:
+    def images(self, indices: Sequence[int] | None = None, *, size: Size = None) -> torch.Tensor:
         """All images, or those at ``indices``, as one (n, C, H, W) tensor, without ``transform``.
 
-        float32, clamped and normalised as the dataset is; uint8 where its output is ``uint8`` or ``pil``.
+        float32, clamped and normalised as the dataset is; uint8 where its output is ``uint8`` or ``pil``. ``size`` is that of
+        this call; None is the dataset's.
         """
-        return self._rendered(self._checked(range(len(self)) if indices is None else indices))
+        wanted = self._checked(range(len(self)) if indices is None else indices)
+        return (self if size is None else self.at_size(size))._rendered(wanted)
+
+    def at_size(self, size: Size) -> Self:
+        """The same dataset with another output size; it shares the file and what is kept in memory of it.
+
+        Raises:
+            TypeError, ValueError: a bad size.
+        """
+        new = copy.copy(self)
+        new.size = resolve_size(self.file.gaussians([]), size)
+        return new
 
     def extra_repr(self) -> str:
         """Further lines of ``repr``; for subclasses."""
@@ -174,7 +187,7 @@ class GaussianDataset(_Base):
         self.__dict__.update(state)
         self._load()
 
-    def __copy__(self) -> GaussianDataset:
+    def __copy__(self) -> Self:
         new = type(self).__new__(type(self))
         new.__dict__.update(self.__dict__)
         return new
