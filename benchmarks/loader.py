@@ -4,10 +4,11 @@ The same real images, at three sizes: CIFAR-10 at 32 x 32 as a file of about 1.2
 128 x 128, and the latter at 224 x 224: the same ``.gsd`` rendered there, and JPEG and ``.npy`` of the images scaled up. JPEG has quality
 90. All of it is written to a temporary folder (or ``--sets FOLDER``, where it is found again) and never committed.
 
-Each contender runs in a process of its own, torch imported and kernels compiled before. Measured are: seconds until the first batch, gsdata's
-or PIL's import included; images per second in a loop that only takes batches; memory after that beyond a process that imported torch, workers
-included; bytes on disk; and, in a loop that trains a network, the share of the time that the loop is longer than with one batch used again
-and again. Rounds interleave the contenders, so that a busy moment hits all of them; figures are medians, ratios are of medians.
+Each contender runs in a process of its own, torch imported and kernels compiled before; two threads or two worker processes make its
+images. Measured are: seconds until the first batch, gsdata's or PIL's import included; images per second in a loop that only takes batches;
+memory after that beyond a process that imported torch, workers included; bytes on disk; and, in a loop that trains a network, the share of
+its time in which it waits for a batch, and by how much it is slower than with one batch used again and again. Rounds interleave the contenders, so that a busy moment hits all of
+them; figures are medians, ratios are of medians. The same per second of processors' time does not count other work on the machine.
 
 ``--device cuda`` measures on a GPU. Needs GSDATA_DATA with CIFAR-10 and Imagenette.
 """
@@ -141,7 +142,8 @@ def run(load: Workload, folder: Path, contender: str, device: str, seconds: floa
     for name in ("size", "batch", "images", "repeat"):
         command += [f"--{name}", str(getattr(load, name))]
     command += ["--training"] if load.trains or device != "cpu" else []
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "GSDATA_NUM_THREADS": str(WORKERS)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise SystemExit(f"{contender} at {load.size} px failed:\n{done.stderr}")
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
@@ -161,22 +163,24 @@ def measure(load: Workload, folder: Path, device: str, rounds: int, seconds: flo
         name: {key: statistics.median(each[key] for each in measured) for key in measured[0]}
         for name, measured in runs.items()
     }
-    own = medians[OWN]["images_per_second"]
-    ratios = {f"{OWN} over {name}": own / medians[name]["images_per_second"] for name in CONTENDERS if name != OWN}
+    ratios = {
+        key: {f"{OWN} over {name}": medians[OWN][key] / medians[name][key] for name in CONTENDERS if name != OWN}
+        for key in ("images_per_second", "images_per_processor_second")
+    }
     return {**found, "medians": medians, "ratios": ratios, "runs": runs}
 
 
 def targets(measurements: list[dict[str, Any]], device: str) -> dict[str, Any]:
     """What was aimed at, and what was found."""
     small = next(found for found in measurements if found["workload"]["size"] == 32)
-    own = small["medians"][OWN]
+    own, ratios = small["medians"][OWN], small["ratios"]["images_per_second"]
     aims = {
-        "32 px: images/s over the JPEG folder": (small["ratios"][f"{OWN} over {JPEG}"], ">=", 3.0),
-        "32 px: images/s over WebDataset JPEG": (small["ratios"][f"{OWN} over {WEB}"], ">=", 2.0),
+        "32 px: images/s over the JPEG folder": (ratios[f"{OWN} over {JPEG}"], ">=", 3.0),
+        "32 px: images/s over WebDataset JPEG": (ratios[f"{OWN} over {WEB}"], ">=", 2.0),
         "32 px: seconds to the first batch": (own["first_batch_seconds"], "<=", 0.5),
     }
     if device != "cpu":
-        aims["32 px: share of a ResNet-18 step spent waiting"] = (own["waiting"], "<", 0.02)
+        aims["32 px: share of a ResNet-18 step spent waiting"] = (own["slower_than_same_batch"], "<", 0.02)
     met = {">=": lambda a, b: a >= b, "<=": lambda a, b: a <= b, "<": lambda a, b: a < b}
     return {name: {"found": a, "target": f"{sign} {b}", "met": met[sign](a, b)} for name, (a, sign, b) in aims.items()}
 
@@ -247,10 +251,10 @@ def main() -> int:
     for found in measurements:
         print(f"{found['workload']['size']} px")
         for name, values in found["medians"].items():
-            waiting = f", waiting {values['waiting']:.0%} of a training loop" if "waiting" in values else ""
+            waiting = f", waiting {values['waiting']:.1%} of a training loop" if "waiting" in values else ""
             print(
-                f"  {name:42} {values['images_per_second']:9.0f} images/s, first batch {values['first_batch_seconds']:.2f} s, "
-                f"{values['memory_bytes'] / 1e6:5.0f} MB{waiting}"
+                f"  {name:42} {values['images_per_second']:8.0f} images/s, {values['images_per_processor_second']:8.0f} of processors' "
+                f"time, first batch {values['first_batch_seconds']:.2f} s, {values['memory_bytes'] / 1e6:4.0f} MB{waiting}"
             )
         print("  bytes on disk: " + ", ".join(f"{key} {value:,}" for key, value in found["bytes_on_disk"].items()))
     for name, target in result["targets"].items():

@@ -10,6 +10,7 @@ import argparse
 import io
 import itertools
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -143,15 +144,26 @@ CONTENDERS: dict[str, Open] = {
 }
 
 
+def workers() -> list[str]:
+    """Process ids of children."""
+    return [pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
+
+
 def resident() -> int:
-    """Memory of this process and its children, what they share counted once (Linux: proportional set sizes)."""
-    pids, total = ["self"], 0
-    for task in Path("/proc/self/task").iterdir():
-        pids += (task / "children").read_text().split()
-    for pid in pids:
+    """Memory of this process and its workers, what they share counted once (Linux: proportional set sizes)."""
+    total = 0
+    for pid in ["self", *workers()]:
         rollup = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
         total += sum(int(line.split()[1]) * 1024 for line in rollup if line.startswith("Pss:"))
     return total
+
+
+def processor_seconds() -> float:
+    """Time that this process and its workers have computed for: other work on the machine does not count."""
+    ticks = 0
+    for pid in workers():
+        ticks += sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
+    return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def endless(epochs: Callable[[int], Batches]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -159,16 +171,24 @@ def endless(epochs: Callable[[int], Batches]) -> Iterator[tuple[torch.Tensor, to
     return itertools.chain.from_iterable(epochs(epoch) for epoch in itertools.count())
 
 
-def rate(batches: Iterator[tuple[torch.Tensor, torch.Tensor]], use: Callable[..., Any], seconds: float) -> float:
-    """Images per second of a loop that runs for about ``seconds``."""
-    images, start = 0, time.perf_counter()
-    while time.perf_counter() - start < seconds:
+def loop(
+    batches: Iterator[tuple[torch.Tensor, torch.Tensor]], use: Callable[..., Any], seconds: float
+) -> dict[str, float]:
+    """A loop that runs for about ``seconds``: images per second, the same per second of processors' time, share of waiting."""
+    images, waited, start, computed = 0, 0.0, time.perf_counter(), processor_seconds()
+    while (now := time.perf_counter()) - start < seconds:
         pixels, labels = next(batches)
+        waited += time.perf_counter() - now
         use(pixels, labels)
         images += len(pixels)
     if pixels.device.type == "cuda":
         torch.cuda.synchronize()
-    return images / (time.perf_counter() - start)
+    took = time.perf_counter() - start
+    rates = {
+        "images_per_second": images / took,
+        "images_per_processor_second": images / (processor_seconds() - computed),
+    }
+    return {**rates, "waiting": waited / took}
 
 
 def training_step(given: argparse.Namespace) -> Callable[[torch.Tensor, torch.Tensor], None]:
@@ -201,24 +221,31 @@ def main() -> None:
     given = parser.parse_args()
     if given.device != "cpu":
         torch.zeros(1, device=given.device)  # the device's own start is nobody's
-    before, start = resident(), time.perf_counter()
+    # Two threads or two worker processes make images; the main process is one thread more for every contender.
+    torch.set_num_threads(1)
+    before, start, computed = resident(), time.perf_counter(), processor_seconds()
     batches = endless(CONTENDERS[given.contender](given))
     pixels, labels = next(batches)
     float(pixels[0, 0, 0, 0])
     found: dict[str, Any] = {"first_batch_seconds": time.perf_counter() - start}
-    shape = (given.batch, 3, given.size, given.size)
-    assert tuple(pixels.shape) == shape and pixels.dtype == torch.float32, (pixels.shape, shape)  # noqa: PT018
+    found["first_batch_processor_seconds"] = processor_seconds() - computed
+    if pixels.dtype != torch.float32 or tuple(pixels.shape) != (given.batch, 3, given.size, given.size):
+        raise SystemExit(f"not a batch as wanted: {pixels.dtype} {tuple(pixels.shape)}")
     for _ in range(4):  # what was made ahead while this process looked at the clock
         next(batches)
-    found["images_per_second"] = rate(batches, lambda pixels, labels: float(pixels[0, 0, 0, 0]), given.seconds)
+    found |= loop(batches, lambda pixels, labels: float(pixels[0, 0, 0, 0]), given.seconds)
+    del found["waiting"]  # this loop does nothing else
     found["memory_bytes"] = resident() - before
     if given.training:
+        torch.set_num_threads(os.cpu_count() or 1)
         step = training_step(given)
         step(pixels, labels)
-        fixed = rate(itertools.repeat((pixels, labels)), step, given.seconds)
-        fed = rate(batches, step, given.seconds)
-        fixed = (fixed + rate(itertools.repeat((pixels, labels)), step, given.seconds)) / 2
-        found |= {"training_fixed_batch": fixed, "training": fed, "waiting": 1 - fed / fixed}
+        # The loop that waits for nothing is measured before and after.
+        same = itertools.repeat((pixels, labels))
+        alone, trained, again = (loop(each, step, given.seconds) for each in (same, batches, same))
+        usual = (alone["images_per_second"] + again["images_per_second"]) / 2
+        found |= {"training_same_batch": usual, "training": trained["images_per_second"]}
+        found |= {"waiting": trained["waiting"], "slower_than_same_batch": 1 - trained["images_per_second"] / usual}
     print(json.dumps(found))
 
 

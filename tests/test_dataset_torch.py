@@ -149,7 +149,7 @@ def test_transforms_of_torchvision(path, v2, output):
     plain = GaussianDataset(path, output="tensor" if output == "tensor" else "uint8", clamp=True).images()
     expected = plain.flip(3)[:, :, 2:10, 1:9]
     torch.testing.assert_close(images, expected if output == "tensor" else expected.float() / 255)
-    mixed, soft = v2.MixUp(num_classes=3)(ds.images(range(4)), torch.tensor(ds.targets[:4]))
+    mixed, soft = v2.MixUp(num_classes=3)(GaussianDataset(path).images(range(4)), torch.tensor(ds.targets[:4]))
     assert mixed.shape == (4, 3, 12, 10)
     torch.testing.assert_close(soft.sum(1), torch.ones(4))
 

@@ -8,6 +8,7 @@ Numba's cache does not notice when a function called from another file changes: 
 
 from __future__ import annotations
 
+import functools
 from itertools import pairwise
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from gsdata.kernels.compiled import load_cached
 from gsdata.kernels.splat import splat_backward, splat_forward
 from gsdata.kernels.threads import num_threads, parallel
 
@@ -82,6 +84,11 @@ def _backward_images(
         )
 
 
+@functools.cache
+def _load() -> None:
+    load_cached(_forward_images, _backward_images)
+
+
 def _chunks(counts: NDArray[np.int64], pixels: int, threads: int) -> list[tuple[int, int]]:
     """Ranges of images of about equal work, each worth a thread's wake-up."""
     work = np.cumsum((counts + 1) * pixels)
@@ -119,6 +126,7 @@ def forward(
     Returns:
         (n, C, H, W) float32. The same bits for any number of threads.
     """
+    _load()
     height, width = size
     scale_x, scale_y = width / reference_size[1], height / reference_size[0]
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
@@ -148,6 +156,7 @@ def backward(
     not rendered are zero; the gradients of images that were rendered several times add up, in the order of
     ``indices``. The same bits for any number of threads.
     """
+    _load()
     height, width = grad_out.shape[2:]
     scale_x, scale_y = width / reference_size[1], height / reference_size[0]
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
