@@ -241,6 +241,8 @@ def test_subsets():
     assert loader.classes == NAMES
     assert seen(GaussianLoader(DATA, 4, indices=np.arange(6), classes=["bee"])) == [2, 3]
     assert GaussianLoader(gsd(COUNTS, labels=LABELS, class_count=3), 4, classes=["1"]).num_images == 3
+    often = GaussianLoader(DATA, 500, indices=[6, 0] * 500, resident_bytes=37 * 32)  # kept once: 37 Gaussians
+    assert torch.equal(next(iter(often))[0], GaussianDataset(DATA).images([6, 0] * 250))
     empty = GaussianLoader(DATA, 4, classes=[])
     assert (len(empty), list(empty), empty.epoch) == (0, [], 1)
     soft = GaussianLoader(DATA, 4, indices=[3, 0], labels="soft")
