@@ -28,14 +28,13 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """Curves in one pair of axes; ``ticks`` are those of a logarithmic x axis, or None for a linear one; ``log_y`` is another."""
+    """Curves in one pair of axes; ``ticks`` are those of a logarithmic x axis, or None for a linear one."""
 
     title: str
     xlabel: str
     ylabel: str
     curves: Sequence[Curve]
     ticks: Sequence[float] | None = None
-    log_y: bool = False
 
 
 def draw(result: Path, title: str, panels: Sequence[Panel]) -> list[Path]:
@@ -50,8 +49,6 @@ def draw(result: Path, title: str, panels: Sequence[Panel]) -> list[Path]:
                 error = [0.0 if math.isnan(e) else e for e in curve.error] if curve.error else None
                 axes.errorbar(curve.x, curve.y, error, label=curve.label, linestyle=curve.line, marker=".", capsize=2)
             axes.set(title=panel.title, xlabel=panel.xlabel, ylabel=panel.ylabel)
-            if panel.log_y:
-                axes.set_yscale("log")
             if panel.ticks:
                 axes.set_xscale("log")
                 axes.set_xticks(panel.ticks)

@@ -198,7 +198,6 @@ def plot(result: dict[str, Any], path: Path) -> None:
                 for name in CONTENDERS
             ],
             sizes,
-            log_y=True,
         )
         for title, key in (
             ("images per second", "images_per_second"),
