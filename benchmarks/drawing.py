@@ -28,13 +28,14 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """Curves in one pair of axes; ``ticks`` are those of a logarithmic x axis, or None for a linear one."""
+    """Curves in one pair of axes; ``ticks`` are those of a logarithmic x axis, or None for a linear one; ``ylog`` the same for y."""
 
     title: str
     xlabel: str
     ylabel: str
     curves: Sequence[Curve]
     ticks: Sequence[float] | None = None
+    ylog: bool = False
 
 
 def draw(result: Path, title: str, panels: Sequence[Panel]) -> list[Path]:
@@ -54,6 +55,8 @@ def draw(result: Path, title: str, panels: Sequence[Panel]) -> list[Path]:
                 axes.set_xticks(panel.ticks)
                 axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
                 axes.xaxis.set_minor_formatter(NullFormatter())
+            if panel.ylog:
+                axes.set_yscale("log")
             axes.grid(alpha=0.3)
             axes.legend(fontsize=8)
         paths = [result.with_suffix(".svg"), result.with_suffix(".png")]

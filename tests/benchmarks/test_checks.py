@@ -14,7 +14,9 @@ import torch
 
 import ablation
 import boundary_stress
+import decode_cpu
 import gsdata
+import latency
 import overfit_one_image
 import sweep_images_per_class as sweeping
 from drawing import Curve, Panel, draw
@@ -170,6 +172,15 @@ def test_boundary_stress_runs(tmp_path, monkeypatch):
     result = result_of(boundary_stress, monkeypatch, tmp_path / "r.json", "--quick")
     assert len(result["runs"]) == len(result["summary"]) == 3 * 2 * 2
     assert all(row["outside"] == 0 for row in result["summary"] if row["clamp"])
+
+
+def test_latency_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(decode_cpu, "PAUSE", 0.0)
+    monkeypatch.setattr(latency, "BATCHES", (0, 1, 2))
+    monkeypatch.setenv("GSDATA_NUM_THREADS", "1")  # restored afterwards
+    result = result_of(latency, monkeypatch, tmp_path / "r.json", "--quick", "--gaussians", "5", "--threads", "1")
+    assert [row["images"] for row in result["runs"]] == [1, 2]
+    assert all(row["largest_difference"] < 1e-4 for row in result["runs"])
 
 
 def test_overfitting_comes_closer_and_starts_from_another_image(data, tmp_path, monkeypatch):
