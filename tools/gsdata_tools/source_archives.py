@@ -69,7 +69,7 @@ def open_tars(files: Sequence[Path], split: str | None, what: str) -> EncodedSou
         UsageError: there is no such split, or no image.
     """
     chosen_files, split = files_of_split(files, split, what)
-    places: list[tuple[int, tarfile.TarInfo]] = []
+    places: list[tuple[int, str, int, int]] = []  # shard, name, offset, size: a TarInfo would be ten times as large
     labels: list[int | None] = []
     for shard, file in enumerate(chosen_files):
         for key, image, label in _samples(file):
@@ -77,7 +77,7 @@ def open_tars(files: Sequence[Path], split: str | None, what: str) -> EncodedSou
                 raise GsdError(
                     f"{file}: {key} has {'no label' if label is None else 'a label'}, unlike the images before it"
                 )
-            places.append((shard, image))
+            places.append((shard, image.name, image.offset_data, image.size))
             labels.append(label)
     if not places:
         raise UsageError(f"{what}: no images in it (members named KEY.jpg, KEY.png or KEY.webp)")
@@ -92,8 +92,10 @@ def open_tars(files: Sequence[Path], split: str | None, what: str) -> EncodedSou
             file = chosen_files[shard]
             with source_tar.open_tar(file) as archive:
                 for index in group:
-                    member = places[index][1]
-                    yield f"{file}:{member.name}", source_tar.content(archive, member)
+                    _, name, offset, size = places[index]
+                    member = tarfile.TarInfo(name)
+                    member.offset_data, member.size = offset, size
+                    yield f"{file}:{name}", source_tar.content(archive, member)
 
     return EncodedSource(numbers, tuple(map(str, range(count))), split, read)
 
