@@ -2,8 +2,8 @@
 
 * CIFAR-10's training images, twice where more than 50,000 are needed, are encoded by ``gsd-encode --shards`` in two processes. Two Gaussians and ten steps
   an image: the point is how many there are, not how they look.
-* 1,000 images of Imagenette at 128 x 128 are encoded once, with 32 Gaussians and 20 steps; their group is then written again and
-  again by ``ShardWriter``, which copies codes and quantises nothing.
+* 200 images of Imagenette at 128 x 128 are encoded once, with 32 Gaussians and 10 steps. A group of 1,000 images, each of them five times, is then
+  written again and again by ``ShardWriter``, which copies codes and quantises nothing. It is read at 32 x 32.
 
 Each set is read through ``GaussianShards`` and ``DataLoader``, in shuffled order, by two processes, which write down the key and the label of every
 image; all are compared with what the shards hold. The larger sets are read once more by two processes with two workers each.
@@ -23,6 +23,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from environment import hardware, versions
 
 SIZES = (20_000, 100_000)
@@ -30,7 +32,8 @@ QUICK = (2_000, 10_000)
 SHARD_IMAGES = 5_000
 WORLD = 2
 ENCODE = ["--gaussians", "2", "--steps", "10", "--bits", "7/5/6/6", "--quiet"]
-ENCODE_LARGE = ["--gaussians", "32", "--steps", "20", "--quiet"]
+ENCODE_LARGE = ["--limit", "200", "--shards", "1", "--gaussians", "32", "--steps", "10", "--quiet"]
+GROUP = 1_000
 BATCH = 256
 FLAT = 0.05
 
@@ -53,15 +56,15 @@ def encode(report: Path, *arguments: str) -> None:
 
 
 def repeat(report: Path, source: str, folder: str, times: str) -> None:
-    """Write the groups of a set ``times`` times."""
+    """Write a group of ``GROUP`` images of a set ``times`` times."""
     from gsdata.shards import ShardSet, ShardWriter
 
     start = time.perf_counter()
-    found = ShardSet(source)
+    (file,) = ShardSet(source).files()
+    group = file.subset(np.arange(GROUP) % len(file))
     with ShardWriter(folder, "train") as writer:
         for _ in range(int(times)):
-            for group in found.groups:
-                writer.add(group.read())
+            writer.add(group)
     report.write_text(json.dumps({"peak_mib": peak_mebibytes(), "seconds": round(time.perf_counter() - start, 3)}))
 
 
@@ -74,7 +77,7 @@ def read(report: Path, folder: str, workers: str, epoch: str, window: str) -> No
 
     torch.set_num_threads(1)
     start = time.perf_counter()
-    data = GaussianShards(folder, shuffle=True, seed=0, window=int(window), keys=True, output="uint8")
+    data = GaussianShards(folder, size=32, shuffle=True, seed=0, window=int(window), keys=True, output="uint8")
     data.set_epoch(int(epoch))
     seen, first = 0, 0.0
     with report.with_suffix(".keys").open("w") as file:
@@ -146,9 +149,9 @@ def encoded_by_two(folder: Path, images: int) -> dict[str, Any]:
 
 
 def repeated(folder: Path, images: int, source: Path) -> dict[str, Any]:
-    """A set of so many images that are the thousand of ``source`` again and again."""
+    """A set of so many images that are those of ``source`` again and again."""
     report = folder.with_suffix(".report")
-    finish(start("repeat", report, source, folder, images // 1000))
+    finish(start("repeat", report, source, folder, images // GROUP))
     size = sum(path.stat().st_size for path in folder.glob("*.tar"))
     return {"images": images, "bytes_total": size} | json.loads(report.read_text())
 

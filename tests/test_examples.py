@@ -16,6 +16,7 @@ import pytest
 
 import gsdata
 from gsdata.quantize import fit_quantizers, quantize
+from gsdata.shards import ShardWriter
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -45,6 +46,16 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
         recipe=gsdata.Recipe(mean=(0.13,), std=(0.31,)),
     )
     return path
+
+
+@pytest.fixture(scope="module")
+def shards(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same images in two shards."""
+    folder = tmp_path_factory.mktemp("examples") / "shards"
+    with gsdata.open(digits) as file, ShardWriter(folder, "train", shard_images=12) as writer:
+        for start in (0, 6, 12):
+            writer.add(file.subset(range(start, min(start + 6, 20))))
+    return folder
 
 
 @pytest.fixture
@@ -79,6 +90,15 @@ def test_a_resnet_is_trained_and_tested_on_real_images(digits, run):
     lines = run(*RESNET, digits, "--test", "mnist-5k").splitlines()
     assert re.fullmatch(r"step 3, epoch [01], loss \d+\.\d+", lines[-2])
     assert re.fullmatch(r"\d+\.\d\d % of 1000 real test images", lines[-1])
+
+
+def test_a_sharded_set_is_trained_on(shards, run):
+    lines = run(
+        "train_webdataset.py", shards, "--steps", "4", "--batch-size", "6", "--size", "12", "--workers", "1"
+    ).splitlines()
+    assert lines[0] == "18 images of 10 classes, 3 groups in 2 shards"
+    assert re.fullmatch(r"step 4, epoch 1, loss \d+\.\d+", lines[-2])
+    assert re.fullmatch(r"\d+ images/s, reading, rendering and training", lines[-1])
 
 
 def test_the_lightning_module_trains_and_tests(digits, tmp_path):
