@@ -21,6 +21,7 @@ def folder(tmp_path):
     return tmp_path / "set"
 
 
+@pytest.mark.slow
 def test_two_processes_see_everything_once(folder):
     found = large_set.read_by_two(folder, workers=0, epoch=1, window=2)
     assert [found[key] for key in ("images", "lost", "seen_twice", "unknown", "lengths_differ_by")] == [15, 0, 0, 0, 1]
