@@ -48,23 +48,20 @@ class Chunks:
         self._container, self._header, self._path = container, header, container.source.name
         self.names = streams.section_names(header.label_layout)
         self.starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(header.images)])
-        self._rows = self._check_order()
+        self._rows, self.optional = self._check_order()
         self._check_sizes()
-        self.optional = {name: len(self.names) + i for i, name in enumerate(header.sections[len(self.names) :])}
         self._cache: dict[int, _Gaussians] = {}
         self._cached_bytes = 0
 
     def __len__(self) -> int:
         return len(self._header.images)
 
-    def _check_order(self) -> NDArray[np.int64]:
-        """Rows of the table that hold the format's own sections: (chunks, sections of a chunk)."""
+    def _check_order(self) -> tuple[NDArray[np.int64], dict[str, int]]:
+        """Rows of the table that hold the format's own sections, (chunks, sections of a chunk), and optional ones by name."""
         table, width, names = self._container.table, len(self.names), self._header.sections
         # Chunk 0 has the optional sections after its own.
-        chunks = np.repeat(np.arange(max(1, len(self))), width)
+        chunks = np.repeat(np.arange(len(self)), width)
         expected = np.stack([chunks, np.arange(len(chunks)) % width], axis=1)
-        if not len(self):
-            expected = expected[:0]
         optional = np.stack([np.zeros(len(names) - width, np.int64), np.arange(width, len(names))], axis=1)
         expected = np.concatenate([expected[:width], optional, expected[width:]])
         found = np.stack([table["chunk"], table["name"]], axis=1).astype(np.int64)
@@ -84,7 +81,8 @@ class Chunks:
             raise FormatError(
                 f"{self._entry(int(coded[0]))}: section {names[expected[coded[0], 1]]!r}: codec rans is for sections of the format only"
             )
-        return np.flatnonzero(own).reshape(len(self), width)
+        rows = np.flatnonzero(~own).tolist()
+        return np.flatnonzero(own).reshape(len(self), width), dict(zip(names[width:], rows, strict=True))
 
     def _check_sizes(self) -> None:
         sizes = np.array([[part.raw_size for part in self.layouts(n).values()] for n in range(len(self))], np.int64)

@@ -1,4 +1,4 @@
-"""Small files for the tests of the format: codes and labels by hypothesis, and files put together by hand."""
+"""Small files for the tests of the format, put together by hand."""
 
 from __future__ import annotations
 
@@ -9,89 +9,11 @@ from typing import Any
 
 import numpy as np
 import zstandard
-from hypothesis import strategies as st
 
 import gsdata
 from gsdata import canonical
 from gsdata.container import PREAMBLE, SECTION, VERSION, read_container
-from gsdata.quantize import Codes, Quantizer, QuantizerSet
-
-SET = QuantizerSet(
-    means=Quantizer("uniform", -1.0, 1.0, 8),
-    scales=Quantizer("log2", -2.0, 2.0, 6),
-    shear=Quantizer("uniform", -1.0, 1.0, 7),
-    colors=Quantizer("uniform", 0.0, 1.0, 7),
-)
-
-
-def make_codes(
-    seed: int,
-    counts: list[int],
-    *,
-    channels: int = 3,
-    size: tuple[int, int] = (8, 8),
-    sets: tuple[QuantizerSet, ...] = (SET,),
-    index: list[int] | None = None,
-    antialias: str = "box-normalized",
-    background: tuple[float, ...] = (),
-) -> Codes:
-    """Uniformly drawn codes."""
-    rng = np.random.default_rng(seed)
-    which = np.zeros(len(counts), np.int64) if index is None else np.array(index, np.int64)
-    rows = np.repeat(which, counts)
-
-    def draw(name: str, width: int) -> np.ndarray:
-        limits = np.array([2 ** getattr(s, name).bits for s in sets])[rows]
-        return (rng.random((len(rows), width)) * limits[:, None]).astype(np.uint16)
-
-    scales = draw("scales", 2)
-    return Codes(
-        means=draw("means", 2),
-        cholesky=np.stack([scales[:, 0], draw("shear", 1)[:, 0], scales[:, 1]], axis=1),
-        colors=draw("colors", channels),
-        counts=np.array(counts, np.int64),
-        size=size,
-        quantizers=sets,
-        quantizer_index=which,
-        antialias=antialias,  # type: ignore[arg-type]
-        background=background,
-    )
-
-
-@st.composite
-def quantizers(draw: st.DrawFn, kind: str | None = None, positive: bool = False) -> Quantizer:
-    """Quantisers of any width whose range is wide enough for their bits."""
-    kind = kind or draw(st.sampled_from(["uniform", "log2"]))
-    bits = draw(st.integers(1, 12))
-    bound = 20.0 if kind == "log2" else 1000.0
-    low = draw(st.floats(0.5 if positive else -bound, bound))
-    return Quantizer(kind, low, low + draw(st.floats(0.5, bound)), bits)  # type: ignore[arg-type]
-
-
-@st.composite
-def quantizer_sets(draw: st.DrawFn) -> QuantizerSet:
-    """Sets of quantisers, their scales logarithmic or uniform."""
-    scales = draw(st.one_of(quantizers("log2"), quantizers("uniform", positive=True)))
-    return QuantizerSet(draw(quantizers()), scales, draw(quantizers()), draw(quantizers()))
-
-
-@st.composite
-def codes(draw: st.DrawFn, max_images: int = 8, max_count: int = 12, channels: int | None = None) -> Codes:
-    """Ragged codes, empty images included, of 1 to 4 channels, with up to three quantiser sets."""
-    sets = tuple(draw(st.lists(quantizer_sets(), min_size=1, max_size=3, unique=True)))
-    counts = draw(st.lists(st.integers(0, max_count), max_size=max_images))
-    index = draw(st.lists(st.integers(0, len(sets) - 1), min_size=len(counts), max_size=len(counts)))
-    channels = channels or draw(st.integers(1, 4))
-    return make_codes(
-        draw(st.integers(0, 2**32)),
-        counts,
-        channels=channels,
-        size=draw(st.tuples(st.integers(1, 300), st.integers(1, 300))),
-        sets=sets,
-        index=index,
-        antialias=draw(st.sampled_from(["box-normalized", "box", "none"])),
-        background=tuple(draw(st.lists(st.floats(-2, 2, width=32), min_size=channels, max_size=channels))),
-    )
+from gsdata.quantize import Codes
 
 
 def sorted_rows(codes: Codes) -> list[list[tuple[int, ...]]]:

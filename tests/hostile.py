@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 import gsdata
-from files import make_codes, take_apart
+from files import take_apart
 from gsdata.errors import GsdError
+from gsdata.testing import make_codes
 
 MIB = 1 << 20
 

@@ -10,7 +10,7 @@ import numpy as np
 import gsdata
 from gsdata.gaussians import Gaussians
 from gsdata.quantize import Codes, fit_quantizers, quantize
-from strategies import draw_values
+from gsdata.testing import draw_values
 
 
 def codes(

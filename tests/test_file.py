@@ -19,10 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gsdata
-from files import SET, codes, make_codes, put_together, same_content, take_apart
+from files import put_together, same_content, take_apart
 from gsdata.errors import FormatError, LimitError, VersionError
 from gsdata.quantize import Codes, Quantizer, QuantizerSet, replace
 from gsdata.recipe import Recipe
+from gsdata.testing import SET, codes, make_codes
 
 OTHER = QuantizerSet(
     Quantizer("uniform", -1.5, 1.5, 10), Quantizer("log2", -3.0, 3.0, 9), SET.shear, Quantizer("uniform", -1.0, 2.0, 12)

@@ -14,11 +14,11 @@ import pytest
 import gsdata
 import make_vectors
 import reader
-from files import make_codes
 from gsdata import canonical, container, errors, header, quantize, streams, writing
 from gsdata.quantize import Quantizer, QuantizerSet
 from gsdata.rans import coder, model
 from gsdata.recipe import Recipe
+from gsdata.testing import make_codes
 from vectors.valid import example
 
 MINUS = "\N{MINUS SIGN}"

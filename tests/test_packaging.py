@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # What the extras bring, under the names that they are imported by.
 EXTRA_MODULES = ["torch", "numba", "llvmlite", "cupy", "PIL", "rich", "sklearn", "scipy", "safetensors", "kornia"]
-EXTRA_MODULES += ["pyarrow", "mlxtend", "webdataset", "pandas", "matplotlib"]
+EXTRA_MODULES += ["pyarrow", "mlxtend", "webdataset", "pandas", "matplotlib", "hypothesis"]
 HEAVY = ("torch", "numba", "cupy")
 COMMANDS = {name: target.partition(":")[0] for name, target in PROJECT["scripts"].items()}
 

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from files import SET, codes, make_codes, quantizer_sets, quantizers, same_content
+from files import same_content
 from gsdata.gaussians import Gaussians
 from gsdata.quantize import Codes, Quantizer, QuantizerSet, concatenate, fit_quantizers, quantize
-from strategies import make_gaussians
+from gsdata.testing import SET, codes, make_codes, make_gaussians, quantizer_sets, quantizers
 
 FLOATS = hnp.arrays(np.float32, st.integers(0, 50), elements=st.floats(-(2.0**30), 2.0**30, width=32))
 

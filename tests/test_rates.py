@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import gsdata
-from files import SET, frame, make_codes, put_together, take_apart
+from files import frame, put_together, take_apart
+from gsdata.testing import SET, make_codes
 
 STREAMS = ["counts", "labels", "x", "y", "l11", "l22", "l21", "c0", "c1", "c2"]
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import gsdata
 from gsdata import rendering
 from gsdata.kernels import reference
-from strategies import gaussians, make_gaussians
+from gsdata.testing import gaussians, make_gaussians
 
 
 @pytest.fixture

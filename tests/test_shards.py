@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gsdata
-from files import make_codes
 from gsdata.errors import FormatError, GsdError
 from gsdata.shards import ShardSet, ShardWriter, shard_size, write_shard
+from gsdata.testing import make_codes
 
 
 def group(seed=0, images=3, classes=("a", "b"), **options):

@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from files import SET, codes, make_codes, quantizer_sets, sorted_rows
+from files import sorted_rows
 from gsdata import streams
 from gsdata.errors import FormatError
 from gsdata.quantize import Codes, QuantizerSet, replace
 from gsdata.streams import Labels
+from gsdata.testing import SET, codes, make_codes, quantizer_sets
 
 
 def in_order(codes: Codes) -> Codes:

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 import gsdata
-from files import make_codes
 from gsdata.errors import FormatError, GsdError
 from gsdata.recipe import Recipe
 from gsdata.shards import ShardSet, ShardWriter, write_shard
+from gsdata.testing import make_codes
 from gsdata.wds import GaussianShards, decode
 
 RECIPE = Recipe(mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))

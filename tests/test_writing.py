@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 import gsdata
-from files import make_codes, same_content
+from files import same_content
 from gsdata import writing
 from gsdata.errors import LimitError
 from gsdata.quantize import replace
 from gsdata.recipe import Recipe
+from gsdata.testing import make_codes
 
 
 def test_save_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,8 +16,8 @@ from numba import njit
 import gsdata
 from gsdata.gaussians import ANTIALIAS_MODES, Gaussians
 from gsdata.kernels import cpu
+from gsdata.testing import make_gaussians
 from parity import assert_gradients, assert_values
-from strategies import make_gaussians
 
 ROOT = Path(gsdata.__file__).parents[1]
 

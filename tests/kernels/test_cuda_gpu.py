@@ -19,8 +19,8 @@ from gsdata.kernels import cuda, cuda_launch, dense, reference
 from gsdata.kernels.cuda import Output
 from gsdata.kernels.device_codes import DeviceCodes
 from gsdata.quantize import fit_quantizers, quantize
+from gsdata.testing import KINDS, make_gaussians
 from parity import assert_gradients, assert_values, value_tolerance
-from strategies import KINDS, make_gaussians
 
 pytestmark = pytest.mark.gpu
 NAMES = ("means", "cholesky", "colors", "opacities")
@@ -227,7 +227,7 @@ def test_compute_sanitizer(tool):
         pytest.skip("compute-sanitizer is not installed")
     code = (
         "import torch, gsdata\n"
-        "from strategies import make_gaussians\n"
+        "from gsdata.testing import make_gaussians\n"
         "g = make_gaussians(0, [300, 5], size=(35, 41), kinds=('mixed',)).torch('cuda')\n"
         "g.means.requires_grad_()\n"
         "gsdata.render(g, dtype='bfloat16').sum().backward()\n"

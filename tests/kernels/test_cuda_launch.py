@@ -15,7 +15,7 @@ import gsdata
 from gsdata import rendering
 from gsdata.kernels import cuda_launch
 from gsdata.kernels.cuda_launch import TASK, Launch
-from strategies import make_gaussians
+from gsdata.testing import make_gaussians
 
 
 @pytest.fixture(autouse=True)

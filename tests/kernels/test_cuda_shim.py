@@ -21,9 +21,9 @@ from gsdata.kernels import cuda, cuda_launch, reference
 from gsdata.kernels.cuda import Output
 from gsdata.kernels.device_codes import DeviceCodes
 from gsdata.quantize import concatenate, fit_quantizers, quantize
+from gsdata.testing import KINDS, gaussians, indices_of, make_gaussians, sizes
 from parity import assert_gradients, assert_values, value_tolerance
 from shim import ShimLauncher, installed, library, needs_compiler
-from strategies import KINDS, gaussians, indices_of, make_gaussians, sizes
 
 pytestmark = needs_compiler
 NAMES = ("means", "cholesky", "colors", "opacities")

@@ -19,8 +19,8 @@ from gsdata.kernels.cuda import Output
 from gsdata.kernels.cuda_launch import Launch
 from gsdata.kernels.device_codes import DeviceCodes
 from gsdata.quantize import fit_quantizers, quantize
+from gsdata.testing import make_gaussians
 from shim import ShimLauncher, build, installed, memory_of, needs_compiler, run_recorded, written
-from strategies import make_gaussians
 
 pytestmark = needs_compiler
 

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 import gsdata
 from gsdata.gaussians import ANTIALIAS_MODES, Gaussians
 from gsdata.kernels import reference
+from gsdata.testing import KINDS, gaussians, indices_of, make_gaussians, sizes
 from parity import assert_gradients, assert_values, value_tolerance
-from strategies import KINDS, gaussians, indices_of, make_gaussians, sizes
 
 BACKENDS = ("cpu", "dense")
 backends = pytest.mark.parametrize("backend", BACKENDS)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from gsdata.gaussians import ANTIALIAS_MODES, Gaussians
 from gsdata.kernels import reference
+from gsdata.testing import gaussians, make_gaussians
 from parity import cut_off_distance
-from strategies import gaussians, make_gaussians
 
 
 def one(mean: tuple[float, float], cholesky: tuple[float, float, float], size: tuple[int, int], **options) -> Gaussians:

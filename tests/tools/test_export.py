@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import gsdata
-from files import make_codes
 from gsdata.shards import ShardWriter, write_shard
+from gsdata.testing import make_codes
 from gsdata_tools import export, export_source
 from gsdata_tools.sources import load
 

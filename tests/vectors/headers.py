@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import gsdata
-from files import frame, make_codes, put_together, take_apart
+from files import frame, put_together, take_apart
 from gsdata import canonical
+from gsdata.testing import make_codes
 from vectors.valid import optional, sparse
 
 Invalid = dict[str, tuple[list[str], str, int, bytes]]

@@ -8,11 +8,12 @@ import numpy as np
 import zstandard
 
 import gsdata
-from files import SET, frame, make_codes, put_together, take_apart
+from files import frame, put_together, take_apart
 from gsdata.container import VERSION
 from gsdata.quantize import Codes, Quantizer, QuantizerSet
 from gsdata.rans.model import frequencies
 from gsdata.recipe import Recipe
+from gsdata.testing import SET, make_codes
 from vectors.handmade_rans import Plane, coded, differences, golomb, model
 
 UNIT = Quantizer("uniform", -1.0, 1.0, 8)
@@ -132,6 +133,10 @@ def valid() -> dict[str, tuple[list[str], bytes]]:
         "optional-section": (
             ["O1", "O2", "T8"],
             gsdata.to_bytes(one, optional_sections={"test.note": b"text", "a.b-c.d_e.1": b""}, level=0),
+        ),
+        "optional-section-without-images": (
+            ["T8"],
+            gsdata.to_bytes(make_codes(0, [], channels=1), optional_sections={"test.a": b"", "test.b": b"b"}, level=0),
         ),
         "optional-sections-64": (
             ["L7"],
