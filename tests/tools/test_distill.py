@@ -181,6 +181,25 @@ def test_a_network_is_matched_for_an_outer_loop(data, tmp_path, monkeypatch, out
     assert len({id(network) for network in matched}) == networks
 
 
+def test_soft_labels_are_within_the_budget_and_stay(data, tmp_path, capsys):
+    options = ("--soft-labels", "0.4", "--choose", "random", "--images-per-class", "4")
+    assert dm(data, tmp_path / "a.gsd", *options, method="dc") == 0
+    assert dm(data, tmp_path / "b.gsd", *options, method="dc", iterations=1) == 0
+    with gsdata.open(tmp_path / "a.gsd") as file, gsdata.open(tmp_path / "b.gsd") as other:
+        assert 0.98 * BUDGET <= file.byte_table().total <= BUDGET
+        assert file.label_kind == "soft"
+        assert file.labels.tolist() == np.repeat(np.arange(3), 4).tolist()
+        assert np.array_equal(file.soft_labels, other.soft_labels)
+        own = file.soft_labels[np.arange(12), file.labels]
+        assert np.all(own >= 0.6 - 1 / 255)
+        assert np.ptp(own) > 0
+        assert "--soft-labels 0.4" in file.provenance["command"]
+    assert dm(data, tmp_path / "c.gsd", "--soft-labels", "0.4", "--init", "random") == 2
+    assert "does not have yet" in capsys.readouterr().err
+    assert dm(data, tmp_path / "c.gsd", "--soft-labels", "0.5") == 2
+    assert "below 0.5" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["dm", "dc", "tm"])
 def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bytes(data, tmp_path, method):
@@ -189,7 +208,7 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bytes(data, tmp_p
         made = ["--experts", "2", "--epochs", "3", "--model", "ConvNet-D1", "--quiet", "-o", str(tmp_path / "e")]
         assert make_experts(["--data", str(data), *made]) == 0
         options += ["--model", "ConvNet-D1", "--fit-steps", "40", "--quiet", "--expert-dir", str(tmp_path / "e")]
-        options += ["--syn-steps", "3", "--batch-syn", "4", "--expert-epochs", "1"]
+        options += ["--syn-steps", "3", "--batch-syn", "4", "--expert-epochs", "1", "--soft-labels", "0.3"]
     else:
         options += [*FAST, *(["--outer-loop", "4"] if method == "dc" else ["--rate-weight", "0.01"])]
     code = (

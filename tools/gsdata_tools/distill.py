@@ -78,6 +78,13 @@ def set_options(parser: argparse.ArgumentParser) -> None:
         help="which real images to start from: ones that networks trained on the real data find neither trivial nor hard, "
         "the ones nearest to k-means centres, or any",
     )
+    group.add_argument(
+        "--soft-labels",
+        type=cli.minor_part,
+        metavar="W",
+        help="store soft labels, within the budget: 1 - W for the own class, and W for what networks that were trained on the real data "
+        "take the first set's image for; needs --init real (default: hard labels)",
+    )
     group.add_argument("--fit-steps", type=cli.positive_int, default=500, metavar="N", help="steps of the first fit")
 
 

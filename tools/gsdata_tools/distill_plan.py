@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -112,16 +113,27 @@ def plan_set(
             f"--images-per-class {per_class}: the smallest class has {members} real images to start from; "
             "take at most as many, or --init warmup"
         )
-    made = plan(
-        budget,
-        classes,
-        images_per_class=per_class,
+    planned = partial(
+        plan,
+        classes=classes,
         gaussians_per_image=gaussians,
         size=size,
         channels=channels,
         bits=Bits(*options["bits"]) if options["bits"] else None,
         max_images_per_class=members,
     )
+    made = planned(budget, images_per_class=per_class)
+    if soft := soft_label_bytes(options, made.images_per_class * classes, classes):
+        if not from_real:
+            raise cli.UsageError(
+                f"--soft-labels asks networks about images that --init {options['init']} does not have yet"
+            )
+        if soft > budget // 2:
+            raise cli.UsageError(
+                f"--soft-labels of {made.images_per_class * classes} images may take {soft} of {budget} bytes; "
+                "ask for fewer --images-per-class, or store hard labels"
+            )
+        made = planned(budget - soft, images_per_class=made.images_per_class)
     expected = made.images_per_class * made.gaussians_per_image * classes
     if gaussians is not None and expected < 0.8 * made.gaussians:
         enough = "leave --gaussians or --images-per-class to the planner" if per_class else "ask for more Gaussians"
@@ -130,6 +142,11 @@ def plan_set(
             f"{100 * expected / made.gaussians:.0f} % of {budget} bytes; {enough}, or give fewer bytes"
         )
     return made
+
+
+def soft_label_bytes(options: dict[str, Any], images: int, classes: int) -> int:
+    """At most so many bytes are soft labels; 0 where labels are hard."""
+    return images * classes if options["soft_labels"] else 0
 
 
 def empty_codes(codes: Codes) -> Codes:

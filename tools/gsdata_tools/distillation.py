@@ -29,13 +29,14 @@ from gsdata_tools.distill_plan import (
     resolved,
     resolved_text,
     smallest_class,
+    soft_label_bytes,
 )
 from gsdata_tools.dm import DistributionMatching
 from gsdata_tools.initialise import choose_real, noise_set, real_set, solid_warmup
 from gsdata_tools.learnable import LEARNING_RATES, LearnableSet, RowAdam, fill_budget
 from gsdata_tools.long_runs import computed_by
 from gsdata_tools.methods import Method
-from gsdata_tools.pretrain import confidence, pretrain, snapshot_steps
+from gsdata_tools.pretrain import confidence, pretrain, snapshot_steps, soft_labels
 from gsdata_tools.rate import RateModel
 from gsdata_tools.real_data import RealData
 from gsdata_tools.tm import TrajectoryMatching
@@ -67,6 +68,7 @@ class Distillation:
     Attributes:
         options: the resolved options that decide the content, by option name.
         labels: (B,) class of each synthetic image, ascending.
+        soft: (B, K) the labels that the file will have, or None where they are the classes.
         budget: bytes that the file may weigh.
         log: one entry per step: its number and losses.
         monitors: counts of failed Gaussians, at the start and every ``monitors.EVERY`` steps.
@@ -107,6 +109,7 @@ class Distillation:
             batch_size=BATCH,
         )
         self.network()  # an unknown model, or images too small for it, are refused before anything is computed
+        self.soft: NDArray[np.float32] | None = None
         self.iteration = 0
         self.log: list[dict[str, float]] = []
         self.monitors: list[dict[str, int]] = []
@@ -147,6 +150,8 @@ class Distillation:
         self.parameters = LearnableSet.unpack(
             *ranks.from_first(lambda: self._first_set(checkpoint).pack()), self.device
         )
+        if self.options["soft_labels"]:
+            self.soft = ranks.from_first(lambda: self._soft_labels(checkpoint))[0]["labels"]
         self.adam.attach(self.parameters)
         arrays, meta = ranks.from_first(lambda: checkpoint.load("state") if "state" in checkpoint.names() else ({}, {}))
         if meta:
@@ -217,9 +222,11 @@ class Distillation:
 
     def file(self, codes: Codes | None = None, labels: NDArray[np.int64] | None = None) -> bytes:
         """The file that the set would make now, or that other codes and labels would."""
+        hard, soft = (labels, None) if labels is not None else (self.labels, self.soft)
         return gsdata.to_bytes(
             self.parameters.codes() if codes is None else codes,
-            labels=self.labels if labels is None else labels,
+            labels=hard if soft is None else None,
+            soft_labels=soft,
             classes=self.data.classes,
             recipe=self.method.recipe(self.recipe),
             provenance=self.provenance(),
@@ -247,8 +254,9 @@ class Distillation:
 
     def _make_pool(self, checkpoint: cli.Checkpoint) -> None:
         chooses = self.options["init"] == "real" and self.options["choose"] == "typical"
-        self.teachers = self.method.teachers() if chooses else []
-        if not self.method.trained and not (chooses and not self.teachers):
+        asked = chooses or self.options["soft_labels"] is not None
+        self.teachers = self.method.teachers() if asked else []
+        if not self.method.trained and not (asked and not self.teachers):
             return
         states = _unpack(ranks.from_first(lambda: (self._networks(checkpoint), {}))[0])
         for state in states:
@@ -278,6 +286,14 @@ class Distillation:
         checkpoint.save("networks", arrays)
         return arrays
 
+    def _soft_labels(self, checkpoint: cli.Checkpoint) -> ranks.State:
+        """What teachers say of the first set; images move, but stay of their class, and these labels stay too."""
+        if "labels" in checkpoint.names():
+            return checkpoint.load("labels")
+        made = soft_labels(self.teachers, self.real, self.parameters, self.labels, self.options["soft_labels"])
+        checkpoint.save("labels", {"labels": made})
+        return {"labels": made}, {}
+
     def _first_set(self, checkpoint: cli.Checkpoint) -> LearnableSet:
         wanted = self.plan.gaussians
         if self.options["gaussians"] is not None:
@@ -292,6 +308,7 @@ class Distillation:
             pilot = real_set(images[few], counts[few], bits, fit_steps, self.seed, self.device)
             fixed = len(self.file(empty_codes(pilot.codes()), np.zeros(0, np.int64)))
             each = (len(self.file(pilot.codes(), self.labels[few])) - fixed) / max(1, pilot.num_gaussians)
+            fixed += soft_label_bytes(self.options, len(images), self.classes)
             counts = spread_counts(int((sum(FILL) / 2 * self.budget - fixed) / each), len(images))
             with cli.Progress(len(images), "first set", self.arguments.quiet) as progress:
                 return real_set(

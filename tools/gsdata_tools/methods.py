@@ -67,6 +67,7 @@ class Run(Protocol):
         channels: C.
         size: (H, W) of the images.
         labels: (B,) class of each synthetic image.
+        soft: (B, K) the labels that the file will have, or None where they are the classes.
         recipe: what the file will say about training, but for what the method learns.
         iteration: steps made so far.
         pool: networks trained on the real data, where the method's ``trained`` asks for them.
@@ -83,6 +84,7 @@ class Run(Protocol):
     size: tuple[int, int]
     real: RealData
     labels: NDArray[np.int64]
+    soft: NDArray[np.float32] | None
     recipe: Recipe
     iteration: int
     pool: list[ConvNet]

@@ -1,7 +1,7 @@
 """Snapshots of short trainings on the real images: networks whose features tell classes apart.
 
-Distribution matching takes one of them in each iteration, and the choice of the images to start from asks them which real
-images are typical of their class.
+Distribution matching takes one of them in each iteration, the choice of the images to start from asks them which real
+images are typical of their class, and soft labels are what they say of the first set.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+import gsdata
 from gsdata.augment import augment
 from gsdata_tools.draws import rng
+from gsdata_tools.learnable import LearnableSet
 from gsdata_tools.networks import ConvNet
 from gsdata_tools.real_data import RealData
 
@@ -86,3 +88,26 @@ def confidence(
             probability = network(images).softmax(dim=1).cpu().double()
             total[first : first + 256] += probability.gather(1, truth)[:, 0].numpy()
     return total / max(len(networks), 1)
+
+
+@torch.no_grad()
+def soft_labels(
+    networks: list[ConvNet], real: RealData, parameters: LearnableSet, labels: NDArray[np.int64], weight: float
+) -> NDArray[np.float32]:
+    """(B, K) labels of a synthetic set: each image's own class, and ``weight`` times what the networks take it for.
+
+    Args:
+        networks: their mean probabilities count.
+        real: how images are normalised.
+        parameters: the B images.
+        labels: (B,) their classes.
+        weight: below 0.5, so that the own class always has the largest part.
+    """
+    parts = []
+    for indices in np.array_split(np.arange(len(labels)), range(256, len(labels), 256)):
+        leaves = parameters.leaves(parameters.rows(indices))
+        seen = real.normalize(gsdata.render(parameters.stored(leaves, parameters.counts[indices])))
+        said = torch.stack([network(seen).softmax(dim=1) for network in networks]).mean(dim=0)
+        own = functional.one_hot(torch.from_numpy(labels[indices]).to(said.device), said.shape[1])
+        parts.append(((1 - weight) * own + weight * said).cpu().numpy())
+    return np.concatenate(parts)

@@ -95,7 +95,7 @@ class TrajectoryMatching(Method):
         )
         used, places = np.unique(order, return_inverse=True)
         batches = list(torch.from_numpy(places.reshape(order.shape)).to(run.device))
-        truth = torch.from_numpy(run.labels[used]).to(run.device)
+        truth = torch.from_numpy((run.labels if run.soft is None else run.soft)[used]).to(run.device)
         keys = [int(rng(run.seed, "tm-augment", run.iteration, k).integers(2**63)) for k in range(len(order))]
 
         def student(weights: torch.Tensor, images: torch.Tensor, step: int) -> torch.Tensor:

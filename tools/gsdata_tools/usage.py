@@ -96,6 +96,13 @@ def rate_weight(text: str) -> float:
     return value
 
 
+def minor_part(text: str) -> float:
+    """A number above 0 and below 0.5."""
+    if (value := positive_float(text)) >= 0.5:
+        raise UsageError(f"{text!r} is not below 0.5: the larger part is the class's own")
+    return value
+
+
 def bit_widths(text: str) -> tuple[int, int, int, int]:
     """``"7/5/6/6"`` or ``"7,5,6,6"``: bits of positions, log-scales, shear and colours, 1 to 12 each."""
     match = _WIDTHS.fullmatch(text)
