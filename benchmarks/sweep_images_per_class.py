@@ -44,8 +44,8 @@ FULL = Sweep((1, 2, 5, 10, 20, 40, 80, 160), 1000, "--data cifar10 --ipc 1", "--
 SMALL = Sweep(
     (1, 5, 20, 80),
     150,
-    "--data cifar10 --limit 5000 --ipc 1 --convention uint8",
-    "--data cifar10 --seeds 3 --steps 150",
+    "--data cifar10 --limit 5000 --ipc 1 --convention uint8 --choose random --pretrain 2 100",
+    "--data cifar10 --seeds 3 --steps 120",
 )
 QUICKLY = Sweep(
     (1, 10, 40, 160),
