@@ -22,7 +22,9 @@ _OF_IMAGES = [
     "resume",
     "shards",
 ]
-_OWN = ["classes", "labels", "precision", "zca"]
+_OWN = ["classes", "labels", "precision", "split_opacity", "zca"]
+SPLIT = 1.2
+"""Opacities above this become two Gaussians."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +49,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=("bf16", "fp32"),
         help="the code's setting of that name: bf16 rounds parameters before they are drawn (default: bf16)",
+    )
+    group.add_argument(
+        "--split-opacity",
+        type=cli.positive_float,
+        metavar="A",
+        help="a Gaussian with an opacity above A becomes two, which is closer and takes more bytes (default: 1.2)",
     )
     group.add_argument(
         "--zca",
@@ -76,6 +84,7 @@ def asked(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> boo
     if not arguments.from_gsdd.is_file():
         raise UsageError(f"--from-gsdd {arguments.from_gsdd}: there is no such file")
     arguments.precision = arguments.precision or "bf16"
+    arguments.split_opacity = arguments.split_opacity or SPLIT
     return True
 
 

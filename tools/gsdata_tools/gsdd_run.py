@@ -39,7 +39,7 @@ def encode_gsdd(arguments: argparse.Namespace, output: cli.Output) -> dict[str, 
     splats = gsdd_checkpoint.read(arguments.from_gsdd, arguments.precision)
     labels, names, count = _labels(arguments, len(splats.counts))
     bits = Bits(*arguments.bits) if arguments.bits else _BITS
-    gaussians = gsdd.convert(splats, size)
+    gaussians = gsdd.convert(splats, size, arguments.split_opacity)
     quantizers = fit_quantizers(
         gaussians, means_bits=bits.means, scales_bits=bits.scales, shear_bits=bits.shear, colors_bits=bits.colors
     )
@@ -48,6 +48,7 @@ def encode_gsdd(arguments: argparse.Namespace, output: cli.Output) -> dict[str, 
         "size": list(size),
         "bits": list(bits),
         "precision": arguments.precision,
+        "split_opacity": arguments.split_opacity,
         "zca": arguments.zca,
     }
     source = {"name": "gsdd-checkpoint", "images": len(splats.counts), "sha256": _sha256(arguments.from_gsdd)}
@@ -68,7 +69,8 @@ def encode_gsdd(arguments: argparse.Namespace, output: cli.Output) -> dict[str, 
             "schema": SCHEMA,
             "images": len(file),
             "gaussians": file.gaussian_count,
-            "gaussians_not_drawn": len(splats.means) - file.gaussian_count,
+            "gaussians_not_drawn": int((splats.opacities < gsdd.LEAST).sum()),
+            "gaussians_split": file.gaussian_count - int((splats.opacities >= gsdd.LEAST).sum()),
             "centres_outside": int((np.abs(gaussians.means) > 1).any(axis=1).sum()),
             "opacities_above_1": int((splats.opacities > 1).sum()),
             "checkpoint_bytes": arguments.from_gsdd.stat().st_size,
