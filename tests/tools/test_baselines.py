@@ -88,6 +88,8 @@ def test_random_gsd_is_a_real_file_within_the_budget() -> None:
 
     p = pool(80, size=8)
     drawn = draw("random-gsd", 3, p, 1500, 2, "final")
+    assert float(drawn.data.images.min()) >= 0
+    assert float(drawn.data.images.max()) <= 1
     n = len(drawn.indices)
     assert drawn.bytes_total <= 1500
     assert n >= 4

@@ -108,8 +108,7 @@ class Drawn:
         if tuple(self.data.images.shape[2:]) == size:
             return self.data
         if self.gaussians is not None:
-            rendered = np.asarray(gsdata.render(self.gaussians, size))
-            return TrainingSet(torch.from_numpy(rendered), self.data.labels)
+            return TrainingSet(_shown(self.gaussians, size), self.data.labels)
         pixels = (self.data.images * 255.0).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
         return TrainingSet.from_uint8(resize_all(np.ascontiguousarray(pixels), size), self.data.labels.numpy())
 
@@ -244,6 +243,11 @@ def _decoded(coded: bytes, channels: int) -> NDArray[np.uint8]:
     return array.reshape(*array.shape[:2], channels)
 
 
+def _shown(gaussians: gsdata.Gaussians, size: tuple[int, int] | None = None) -> torch.Tensor:
+    """Rendered (N, C, H, W) in [0, 1]: the fit's error is that of the clamped image, and the sum overshoots."""
+    return torch.from_numpy(np.asarray(gsdata.render(gaussians, size))).clamp_(0, 1)
+
+
 def _draw_gsd(gaussians: int, pool: Pool, order: NDArray[np.int64], budget: int, seed: int) -> Drawn:
     """As many random images as fit, fitted together and written as one file; a longer fit follows if all fitted."""
     from gsdata_tools.fit import fit_images
@@ -264,9 +268,8 @@ def _draw_gsd(gaussians: int, pool: Pool, order: NDArray[np.int64], budget: int,
         raise UsageError(f"--baselines random-gsd: not one image fits into {budget:,} bytes")
     kept = codes.select(np.arange(images))
     decoded = kept.dequantize()
-    rendered = np.asarray(gsdata.render(decoded))
     indices = chosen[:images]
-    data = TrainingSet(torch.from_numpy(rendered), torch.from_numpy(pool.labels[indices].astype(np.int64)))
+    data = TrainingSet(_shown(decoded), torch.from_numpy(pool.labels[indices].astype(np.int64)))
     return Drawn(data, indices, weigh(images), 0, decoded)
 
 
