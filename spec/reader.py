@@ -1,7 +1,7 @@
 """A second reader and renderer of `.gsd`, written from FORMAT.md alone.
 
-It needs the standard library and zstandard, and shares nothing with gsdata: where the two disagree, one of them or FORMAT.md has a
-bug. It is meant to be read beside FORMAT.md, from top to bottom, and is slow.
+It needs the standard library and zstandard, and shares nothing with gsdata: where the two disagree, one of them or FORMAT.md
+has a bug. It is meant to be read beside FORMAT.md, from top to bottom, and is slow.
 
     python spec/reader.py FILE.gsd          what is in a file, as JSON
     python spec/reader.py spec/vectors      this reader against the vectors; exit 0 where all agree
@@ -246,7 +246,7 @@ def describe(data: bytes) -> dict[str, Any]:
 
 def disagreement(path: Path) -> str | None:
     """What this reader makes of a vector other than its JSON says; None where they agree."""
-    expected, data = json.loads(path.with_suffix(".json").read_text()), path.read_bytes()
+    expected, data = json.loads(path.with_suffix(".json").read_text(encoding="utf-8")), path.read_bytes()
     if "error" in expected:
         try:
             describe(data)

@@ -38,7 +38,12 @@ function describe(data) {
     sha256: sha256(data),
     content_id: sha256(file.packed, ...raw.filter((_, row) => table[row].name < header.own)),
     header: plain(header.raw),
-    sections: table.map((entry, row) => [entry.chunk, header.sections[entry.name], CODECS[entry.codec], crc32(raw[row])]),
+    sections: table.map((entry, row) => [
+      entry.chunk,
+      header.sections[entry.name],
+      CODECS[entry.codec],
+      crc32(raw[row]),
+    ]),
     counts: chunks.flatMap((chunk) => Array.from(chunk.counts)),
     labels: chunks.flatMap((chunk) => chunk.labels),
     gaussians: [0, 1, 2, 3].map((i) => all.slice(i * width, (i + 1) * width)).filter((row) => row.length),
@@ -64,8 +69,10 @@ function disagreement(path) {
   for (const picture of expected.renders ?? []) {
     const pixels = render(file.header, rows[picture.image], ...picture.size);
     const same = pixels.length === picture.pixels.length;
-    if (!same || picture.pixels.some((p, i) => !(Math.abs(p - pixels[i]) <= picture.tolerance[i]))) wrong.push(`pixels at ${picture.size}`);
-    if (!same || picture.bytes.some((b, i) => b !== null && b !== toByte(pixels[i]))) wrong.push(`bytes at ${picture.size}`);
+    if (!same || picture.pixels.some((p, i) => !(Math.abs(p - pixels[i]) <= picture.tolerance[i])))
+      wrong.push(`pixels at ${picture.size}`);
+    if (!same || picture.bytes.some((b, i) => b !== null && b !== toByte(pixels[i])))
+      wrong.push(`bytes at ${picture.size}`);
   }
   return wrong.length ? `another ${wrong.join(", ")}` : null;
 }
@@ -77,7 +84,11 @@ if (process.argv.length !== 3 || !existsSync(folder)) {
 }
 const vectors = ["invalid", "render", "valid"]
   .filter((kind) => existsSync(join(folder, kind)))
-  .flatMap((kind) => readdirSync(join(folder, kind)).sort().map((name) => join(kind, name)))
+  .flatMap((kind) =>
+    readdirSync(join(folder, kind))
+      .sort()
+      .map((name) => join(kind, name)),
+  )
   .filter((name) => name.endsWith(".gsd"));
 const wrong = vectors.map((name) => [name, disagreement(join(folder, name))]).filter(([, what]) => what !== null);
 for (const [name, what] of wrong) console.log(`${name}: ${what}`);

@@ -5,10 +5,33 @@
 
 import { FormatError, LimitError, VersionError, need } from "./errors.mjs";
 
-const KEYS = ["chunks", "class_count", "classes", "gaussians", "labels", "metadata", "provenance", "quantizers", "recipe", "required", "sections", "transforms"];
+const KEYS = [
+  "chunks",
+  "class_count",
+  "classes",
+  "gaussians",
+  "labels",
+  "metadata",
+  "provenance",
+  "quantizers",
+  "recipe",
+  "required",
+  "sections",
+  "transforms",
+];
 const RECIPE = {
-  augment: "text", batch_size: "integer", epochs: "integer", lr: "float", mean: "list", model: "text", momentum: "float",
-  std: "list", steps: "integer", value_space: "text", weight_decay: "float", zca: "map",
+  augment: "text",
+  batch_size: "integer",
+  epochs: "integer",
+  lr: "float",
+  mean: "list",
+  model: "text",
+  momentum: "float",
+  std: "list",
+  steps: "integer",
+  value_space: "text",
+  weight_decay: "float",
+  zca: "map",
 };
 /** Sections of every layout of labels. */
 export const LABELS = {
@@ -28,9 +51,16 @@ export class Float {
 const UNSIGNED = { 0xcc: [1, 1n << 7n], 0xcd: [2, 1n << 8n], 0xce: [4, 1n << 16n], 0xcf: [8, 1n << 32n] };
 const SIGNED = { 0xd0: [1, -33n], 0xd1: [2, -129n], 0xd2: [4, -32769n], 0xd3: [8, -(1n << 31n) - 1n] };
 const LENGTHS = {
-  0xc4: ["bytes", 1, 0n], 0xc5: ["bytes", 2, 1n << 8n], 0xc6: ["bytes", 4, 1n << 16n],
-  0xd9: ["text", 1, 32n], 0xda: ["text", 2, 1n << 8n], 0xdb: ["text", 4, 1n << 16n],
-  0xdc: ["list", 2, 16n], 0xdd: ["list", 4, 1n << 16n], 0xde: ["map", 2, 16n], 0xdf: ["map", 4, 1n << 16n],
+  0xc4: ["bytes", 1, 0n],
+  0xc5: ["bytes", 2, 1n << 8n],
+  0xc6: ["bytes", 4, 1n << 16n],
+  0xd9: ["text", 1, 32n],
+  0xda: ["text", 2, 1n << 8n],
+  0xdb: ["text", 4, 1n << 16n],
+  0xdc: ["list", 2, 16n],
+  0xdd: ["list", 4, 1n << 16n],
+  0xde: ["map", 2, 16n],
+  0xdf: ["map", 4, 1n << 16n],
 };
 const UTF8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
@@ -143,7 +173,8 @@ function check(value, kind, what, low = -Infinity, high = Infinity, error = Form
   return plain;
 }
 
-const items = (value, kind, what, ...limits) => check(value, "list", what).map((item) => check(item, kind, what, ...limits));
+const items = (value, kind, what, ...limits) =>
+  check(value, "list", what).map((item) => check(item, kind, what, ...limits));
 
 /** The known keys of a map; a newer minor version may have more. */
 function keys(value, what, newer, required, optional = []) {
@@ -166,13 +197,18 @@ export function readHeader(data, newer) {
   const parser = new Msgpack(data);
   const raw = parser.value(1);
   need(raw instanceof Map && parser.at === data.length, 36, "the header is one map and nothing else");
-  for (const name of items(raw.get("required"), "text", "required")) throw new VersionError(36, `the file needs ${JSON.stringify(name)}`);
+  for (const name of items(raw.get("required"), "text", "required"))
+    throw new VersionError(36, `the file needs ${JSON.stringify(name)}`);
   const h = keys(raw, "header", newer, KEYS);
 
   const layout = oneOf(h.labels, "labels", ...Object.keys(LABELS));
   const classCount = check(h.class_count, "integer", "class_count", layout === "none" ? 0 : 1, 65535, LimitError);
   const classes = items(h.classes, "text", "classes");
-  need(!classes.length || (classes.length === classCount && new Set(classes).size === classCount), 36, "classes are not K different names");
+  need(
+    !classes.length || (classes.length === classCount && new Set(classes).size === classCount),
+    36,
+    "classes are not K different names",
+  );
   check(h.metadata, "map", "metadata");
   check(h.provenance, "map", "provenance");
 
@@ -205,31 +241,70 @@ export function readHeader(data, newer) {
     return Object.fromEntries(Object.entries(found).map(([name, quantizer]) => [name, table(name, quantizer)]));
   });
 
-  const c = keys(h.chunks, "chunks", newer, ["gaussians", "images", "quantizers", ...(layout === "sparse" ? ["labels"] : [])]);
+  const c = keys(h.chunks, "chunks", newer, [
+    "gaussians",
+    "images",
+    "quantizers",
+    ...(layout === "sparse" ? ["labels"] : []),
+  ]);
   const chunks = {
     images: items(c.images, "integer", "images", 1, 65536, LimitError),
     gaussians: items(c.gaussians, "integer", "gaussians", 0, 262144, LimitError),
     quantizers: items(c.quantizers, "integer", "quantizers of a chunk", 0, quantizers.length - 1),
     ...(layout === "sparse" ? { labels: items(c.labels, "integer", "labels of a chunk", 0) } : {}),
   };
-  need(new Set(Object.values(chunks).map((column) => column.length)).size === 1, 36, "lists of chunks differ in length");
+  need(
+    new Set(Object.values(chunks).map((column) => column.length)).size === 1,
+    36,
+    "lists of chunks differ in length",
+  );
   const sum = (column) => column.reduce((a, b) => a + b, 0);
-  need(sum(chunks.images) <= 2 ** 24 && sum(chunks.gaussians) <= 2 ** 32, 36, "too many images or Gaussians", LimitError);
+  need(
+    sum(chunks.images) <= 2 ** 24 && sum(chunks.gaussians) <= 2 ** 32,
+    36,
+    "too many images or Gaussians",
+    LimitError,
+  );
   const soft = layout === "dense" || layout === "sparse";
   need(!soft || chunks.images.every((n) => n * classCount <= 2 ** 22), 36, "too many weights in a chunk", LimitError);
-  need((chunks.labels ?? []).every((n, i) => n <= chunks.images[i] * classCount), 36, "more weights than images times K");
+  need(
+    (chunks.labels ?? []).every((n, i) => n <= chunks.images[i] * classCount),
+    36,
+    "more weights than images times K",
+  );
 
   const known = ["counts", ...LABELS[layout], "gaussians"];
   const sections = items(h.sections, "text", "sections");
   const extra = sections.slice(known.length);
-  need(known.every((name, i) => sections[i] === name), 36, "names of sections");
-  need(extra.every((name, i) => i === 0 || extra[i - 1] < name), 36, "names of optional sections");
+  need(
+    known.every((name, i) => sections[i] === name),
+    36,
+    "names of sections",
+  );
+  need(
+    extra.every((name, i) => i === 0 || extra[i - 1] < name),
+    36,
+    "names of optional sections",
+  );
   need(extra.length <= 64, 36, "more than 64 optional sections", LimitError);
   for (const name of extra) {
     const good = /^[a-z0-9_-]{1,31}(\.[a-z0-9_-]{1,31}){1,3}$/.test(name) && !LABELS.sparse.includes(name);
     need(good, 36, `optional section ${JSON.stringify(name)}`);
   }
-  return { raw, layout, classCount, classes, antialias, background, channels, size, quantizers, chunks, sections, own: known.length };
+  return {
+    raw,
+    layout,
+    classCount,
+    classes,
+    antialias,
+    background,
+    channels,
+    size,
+    quantizers,
+    chunks,
+    sections,
+    own: known.length,
+  };
 }
 
 /** The float32 values of a quantiser. */

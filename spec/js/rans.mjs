@@ -34,7 +34,9 @@ class Bits {
 export function rans(data, streams, at) {
   need(data.length > 0, at, "no bytes");
   need(data[0] <= 8, at, "more than 2^8 lanes", LimitError);
-  const planes = streams.flatMap(([bits], stream) => [0, 8].filter((shift) => bits > shift).map((shift) => ({ stream, shift, bits: Math.min(bits - shift, 8) })));
+  const planes = streams.flatMap(([bits], stream) =>
+    [0, 8].filter((shift) => bits > shift).map((shift) => ({ stream, shift, bits: Math.min(bits - shift, 8) })),
+  );
   const bits = new Bits(data, 1, at);
   for (const plane of planes) readStructure(bits, plane, at);
   readTables(bits, planes, at);
@@ -44,29 +46,33 @@ export function rans(data, streams, at) {
   const lanes = 1 << data[0];
   need(data.length >= start + 4 * lanes && (data.length - start) % 2 === 0, at, "size of states and words");
   const view = new DataView(data.buffer, data.byteOffset, data.byteLength);
-  const states = Float64Array.from({ length: lanes }, (_, lane) => view.getUint32(start + 4 * lane, true));
-  need(states.every((s) => s >= 65536), at, "a state below 2^16");
+  const states = Uint32Array.from({ length: lanes }, (_, lane) => view.getUint32(start + 4 * lane, true));
+  need(
+    states.every((s) => s >= 65536),
+    at,
+    "a state below 2^16",
+  );
   let next = start + 4 * lanes;
   const codes = streams.map(([, n]) => new Uint16Array(n));
   const raw = new Uint8Array(planes.reduce((sum, plane) => sum + codes[plane.stream].length, 0));
   let out = 0;
-  for (const { stream, shift, sources, thresholds, tables } of planes) {
+  for (const { stream, shift, sources, thresholds, symbols, frequencies, starts } of planes) {
     const own = codes[stream];
+    const contexts = new Uint8Array(own.length);
+    if (thresholds.length) {
+      const sums = new Uint32Array(own.length);
+      for (const source of sources) for (let i = 0; i < sums.length; i++) sums[i] += codes[source][i];
+      for (const threshold of thresholds) for (let i = 0; i < sums.length; i++) if (threshold <= sums[i]) contexts[i]++;
+    }
     for (let i = 0; i < own.length; i++) {
-      let context = 0;
-      if (thresholds.length) {
-        let sum = 0;
-        for (const source of sources) sum += codes[source][i];
-        while (context < thresholds.length && thresholds[context] <= sum) context++;
-      }
-      const { symbols, frequencies, starts } = tables[context];
-      const lane = i % lanes;
-      const slot = states[lane] % 4096;
-      const symbol = symbols[slot];
-      let s = frequencies[symbol] * Math.floor(states[lane] / 4096) + slot - starts[symbol];
+      const lane = i & (lanes - 1);
+      const slot = states[lane] & 4095;
+      const symbol = symbols[(contexts[i] << 12) | slot];
+      const row = (contexts[i] << 8) | symbol;
+      let s = frequencies[row] * (states[lane] >>> 12) + slot - starts[row];
       if (s < 65536) {
         need(next < data.length, at, "too few words");
-        s = 65536 * s + view.getUint16(next, true);
+        s = 65536 * s + (data[next] | (data[next + 1] << 8));
         next += 2;
       }
       states[lane] = s;
@@ -76,7 +82,11 @@ export function rans(data, streams, at) {
     out += own.length;
   }
   need(next === data.length, at, "words are left");
-  need(states.every((s) => s === 65536), at, "a state does not end at 2^16");
+  need(
+    states.every((s) => s === 65536),
+    at,
+    "a state does not end at 2^16",
+  );
   return raw;
 }
 
@@ -95,7 +105,9 @@ function readStructure(bits, plane, at) {
 }
 
 function readTables(bits, planes, at) {
-  const wanted = planes.flatMap((plane) => plane.orders.map((order) => ({ order, lengths: new Array(order === null ? 0 : 2 ** plane.bits) })));
+  const wanted = planes.flatMap((plane) =>
+    plane.orders.map((order) => ({ order, lengths: new Array(order === null ? 0 : 2 ** plane.bits) })),
+  );
   for (const { order, lengths } of wanted) {
     for (let i = 0; i < lengths.length; i++) {
       lengths[i] = bits.zeros() + order;
@@ -104,7 +116,22 @@ function readTables(bits, planes, at) {
   }
   const tables = wanted.map(({ order, lengths }) => lengths.map((length) => bits.low(length, order)));
   let number = 0;
-  for (const plane of planes) plane.tables = plane.orders.map((order) => slots(order === null ? flat(plane.bits) : frequencies(tables[number], at), number++));
+  for (const plane of planes) {
+    // By context: the symbol of every slot, and the frequency and first slot of every symbol.
+    plane.symbols = new Uint8Array(plane.orders.length << 12);
+    plane.frequencies = new Uint16Array(plane.orders.length << 8);
+    plane.starts = new Uint16Array(plane.orders.length << 8);
+    plane.orders.forEach((order, context) => {
+      const table = order === null ? flat(plane.bits) : frequencies(tables[number], at);
+      let first = 0;
+      table.forEach((frequency, symbol) => {
+        plane.frequencies[(context << 8) | symbol] = frequency;
+        plane.starts[(context << 8) | symbol] = first;
+        plane.symbols.fill(symbol, (context << 12) + first, (context << 12) + (first += frequency));
+      });
+      number++;
+    });
+  }
 }
 
 const flat = (bits) => new Array(2 ** bits).fill(4096 / 2 ** bits);
@@ -123,16 +150,4 @@ function frequencies(differences, at) {
   const found = weights.map((w) => (w ? 1 + Math.floor((w * room) / sum) : 0));
   found[found.indexOf(Math.max(...found))] += 4096 - found.reduce((a, b) => a + b, 0);
   return found;
-}
-
-/** The symbol of every slot. */
-function slots(frequencies) {
-  const symbols = new Uint8Array(4096);
-  const starts = [];
-  let first = 0;
-  frequencies.forEach((f, symbol) => {
-    starts.push(first);
-    symbols.fill(symbol, first, (first += f));
-  });
-  return { symbols, frequencies, starts };
 }

@@ -36,14 +36,28 @@ export class GsdFile {
     const view = new DataView(data.buffer, data.byteOffset, data.byteLength);
     const [major, minor, flags] = [view.getUint16(8, true), view.getUint16(10, true), view.getUint32(12, true)];
     const [length, count] = [view.getUint32(16, true), view.getUint32(20, true)];
-    need(major === VERSION[0] && (minor === VERSION[1] || major > 0), 8, `version ${major}.${minor}, not ${VERSION.join(".")}`, VersionError);
-    need(view.getBigUint64(24, true) === BigInt(data.length), 24, `${data.length} bytes instead of ${view.getBigUint64(24, true)}`);
+    need(
+      major === VERSION[0] && (minor === VERSION[1] || major > 0),
+      8,
+      `version ${major}.${minor}, not ${VERSION.join(".")}`,
+      VersionError,
+    );
+    need(
+      view.getBigUint64(24, true) === BigInt(data.length),
+      24,
+      `${data.length} bytes instead of ${view.getBigUint64(24, true)}`,
+    );
     need(flags === 0 || flags === 1, 12, `flags ${flags}`);
     need(length <= 1 << 22, 16, `header of ${length} bytes`, LimitError);
     need(count <= 1 << 18, 20, `${count} sections`, LimitError);
     const start = 36 + length + 28 * count;
     need(start <= data.length, 16, "the file ends before the section table does");
-    need(crc32(data.subarray(0, 32), data.subarray(36, start)) === view.getUint32(32, true), 32, "checksum", ChecksumError);
+    need(
+      crc32(data.subarray(0, 32), data.subarray(36, start)) === view.getUint32(32, true),
+      32,
+      "checksum",
+      ChecksumError,
+    );
     this.data = data;
     this.packed = data.subarray(36, 36 + length);
     if (flags) this.packed = unzstd(this.packed, 36, 1 << 22);
@@ -57,15 +71,29 @@ export class GsdFile {
     const expected = this.expected();
     let last = -1;
     for (const begin = end; at < begin; at += 28) {
-      const [name, codec, zero, chunk] = [view.getUint16(at, true), view.getUint8(at + 2), view.getUint8(at + 3), view.getUint32(at + 4, true)];
-      const [stored, raw, crc] = [view.getUint32(at + 8, true), view.getUint32(at + 12, true), view.getUint32(at + 16, true)];
+      const [name, codec, zero, chunk] = [
+        view.getUint16(at, true),
+        view.getUint8(at + 2),
+        view.getUint8(at + 3),
+        view.getUint32(at + 4, true),
+      ];
+      const [stored, raw, crc] = [
+        view.getUint32(at + 8, true),
+        view.getUint32(at + 12, true),
+        view.getUint32(at + 16, true),
+      ];
       need(name < sections.length && codec < 3 && zero === 0, at, "name, codec or zero");
       need(chunk * 65536 + name > last, at, "not sorted");
       need(view.getBigUint64(at + 20, true) === BigInt(end), at, "a hole or an overlap");
       need(raw <= 1 << 24, at, "raw size", LimitError);
       need(codec === 0 ? stored === raw : stored < raw, at, "stored size");
       need(expected.next().value === chunk * 65536 + name, at, "another section belongs here");
-      if (name < own) need(raw === this.streams(chunk, name).reduce((sum, [bits, n]) => sum + n * (bits > 8 ? 2 : 1), 0), at, "raw size");
+      if (name < own)
+        need(
+          raw === this.streams(chunk, name).reduce((sum, [bits, n]) => sum + n * (bits > 8 ? 2 : 1), 0),
+          at,
+          "raw size",
+        );
       else need(codec !== 2, at, "codec of an optional section");
       this.table.push({ name, chunk, codec, stored, raw, crc, offset: end });
       end += stored;
@@ -80,14 +108,19 @@ export class GsdFile {
   *expected() {
     const { own, sections, chunks } = this.header;
     for (let chunk = 0; chunk < Math.max(1, chunks.images.length); chunk++) {
-      for (let name = chunks.images.length ? 0 : own; name < (chunk ? own : sections.length); name++) yield chunk * 65536 + name;
+      for (let name = chunks.images.length ? 0 : own; name < (chunk ? own : sections.length); name++)
+        yield chunk * 65536 + name;
     }
   }
 
   /** [bits, codes] of every stream of a section of the format. */
   streams(chunk, name) {
     const { chunks, classCount, channels, quantizers, sections } = this.header;
-    const [images, gaussians, set] = [chunks.images[chunk], chunks.gaussians[chunk], quantizers[chunks.quantizers[chunk]]];
+    const [images, gaussians, set] = [
+      chunks.images[chunk],
+      chunks.gaussians[chunk],
+      quantizers[chunks.quantizers[chunk]],
+    ];
     const weights = chunks.labels ? chunks.labels[chunk] : images * classCount;
     const digits = (n) => Math.max(1, 32 - Math.clz32(n - 1));
     switch (sections[name]) {
@@ -128,7 +161,11 @@ export class GsdFile {
         for (let i = 0; i < n; i++) codes[i] |= data[start + i] << 8;
         start += n;
       }
-      need(codes.every((code) => code < 2 ** bits), at, `a code of more than ${bits} bits`);
+      need(
+        codes.every((code) => code < 2 ** bits),
+        at,
+        `a code of more than ${bits} bits`,
+      );
       return codes;
     });
   }
@@ -175,7 +212,11 @@ export class GsdFile {
 function readLabels({ layout, classCount }, n, streams, at) {
   if (layout === "none") return new Array(n).fill(null);
   if (layout === "hard") {
-    need(streams[0].every((label) => label < classCount), at, "a class at or above K");
+    need(
+      streams[0].every((label) => label < classCount),
+      at,
+      "a class at or above K",
+    );
     return Array.from(streams[0]);
   }
   let rows;
@@ -184,8 +225,16 @@ function readLabels({ layout, classCount }, n, streams, at) {
   } else {
     const [counts, classes, weights] = streams;
     need(counts.reduce((a, b) => a + b, 0) === classes.length, at, "label counts do not add up");
-    need(classes.every((k) => k < classCount), at, "a class at or above K");
-    need(weights.every((w) => w > 0), at, "a weight of 0");
+    need(
+      classes.every((k) => k < classCount),
+      at,
+      "a class at or above K",
+    );
+    need(
+      weights.every((w) => w > 0),
+      at,
+      "a weight of 0",
+    );
     let first = 0;
     rows = Array.from(counts, (count) => {
       const row = new Array(classCount).fill(0);
@@ -197,7 +246,11 @@ function readLabels({ layout, classCount }, n, streams, at) {
       return row;
     });
   }
-  need(rows.every((row) => row.some((w) => w > 0)), at, "a label without any weight");
+  need(
+    rows.every((row) => row.some((w) => w > 0)),
+    at,
+    "a label without any weight",
+  );
   return rows;
 }
 
