@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import gsdata
-from files import make_codes
 from gsdata import arrays
+from gsdata.testing import make_codes
 
 ROOT = Path(__file__).resolve().parent.parent
 LABELS = np.array([2, 0, 1, 0, 1, 2, 2, 0, 1])

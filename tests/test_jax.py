@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import gsdata
-from files import make_codes
+from gsdata.testing import make_codes
 
 jax = pytest.importorskip("jax")
 ROOT = Path(__file__).resolve().parent.parent
