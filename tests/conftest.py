@@ -30,6 +30,7 @@ _HINTS = {
     "data": "set GSDATA_DATA to a folder with cifar-10-batches-bin/, mnist/ or imagenette-128/ to run them",
     "g++": "they compile the CUDA source for the CPU; install g++",
     "gpu": "they need a CUDA device, and CuPy: pip install 'gsdata[cuda12]' or 'gsdata[cuda13]'",
+    "node": "they run the reader in JavaScript; install Node 18 or newer",
     "nvrtc": "they compile the CUDA source for GPUs: pip install 'gsdata[cuda-check]'",
     "slow": "run them with: make test-slow (or GSDATA_SLOW=1)",
 }

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +23,26 @@ from gsdata import testing
 def test_files_are_read_alike_by_the_reader_of_the_document(data: bytes) -> None:
     gsdata.open(data).verify()
     assert json.loads(json.dumps(reader.describe(data))) == json.loads(json.dumps(make_vectors.describe(data)))
+
+
+def test_files_are_read_alike_in_javascript(tmp_path: Path) -> None:
+    if shutil.which("node") is None:
+        pytest.skip("node: not installed")
+    drawn: list[bytes] = []
+
+    @settings(max_examples=10, database=None)
+    @given(testing.files())
+    def collect(data: bytes) -> None:
+        drawn.append(data)
+
+    collect()
+    (tmp_path / "valid").mkdir()
+    for number, data in enumerate(drawn):
+        (tmp_path / "valid" / f"{number}.gsd").write_bytes(data)
+        (tmp_path / "valid" / f"{number}.json").write_text(json.dumps(make_vectors.describe(data)))
+    check = Path(__file__).parents[1] / "spec" / "js" / "check.mjs"
+    done = subprocess.run(["node", str(check), str(tmp_path)], capture_output=True, text=True, timeout=120)
+    assert done.stdout == f"{len(drawn)} of {len(drawn)} vectors agree\n", done.stdout + done.stderr
 
 
 @settings(max_examples=10)
