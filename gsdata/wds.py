@@ -183,17 +183,17 @@ class GaussianShards(_Base):
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
         info = get_worker_info()
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
-        epoch = self.epoch
-        parts = self._parts(self.rank * workers + worker, self.world_size * workers, epoch)
-        for turn, start in enumerate(range(0, len(parts), self.window)):
-            chosen = parts[start : start + self.window]
-            wanted = np.concatenate([np.stack([np.full(len(own), number), own], axis=1) for number, own in chosen])
+        reader, epoch = self.rank * workers + worker, self.epoch
+        parts = self._parts(reader, self.world_size * workers, epoch)
+        window = self.window if self.shuffle else 1
+        for turn, start in enumerate(range(0, len(parts), window)):
+            wanted = np.concatenate([self._rows(*part, epoch) for part in parts[start : start + window]])
             if self.shuffle:
-                wanted = _draws(self.seed, epoch, 2, self.rank * workers + worker, turn).permutation(wanted)
+                wanted = _draws(self.seed, epoch, 2, reader, turn).permutation(wanted)
             yield from self._decoded(wanted)
 
-    def _parts(self, reader: int, readers: int, epoch: int) -> list[tuple[int, NDArray[np.int64]]]:
-        """What a reader reads: groups, and images in each of them."""
+    def _parts(self, reader: int, readers: int, epoch: int) -> list[tuple[int, int, int]]:
+        """What a reader reads: a group, and the first and last (exclusive) of its images, in the group's order of the epoch."""
         groups = self.shards.groups
         order = _draws(self.seed, epoch, 0).permutation(len(groups)) if self.shuffle else np.arange(len(groups))
         first, last = _share(len(self.shards), reader, readers)
@@ -202,10 +202,15 @@ class GaussianShards(_Base):
             images = groups[number].images
             low, high = max(first, start) - start, min(last, start + images) - start
             if low < high:
-                inside = _draws(self.seed, epoch, 1, number).permutation(images) if self.shuffle else np.arange(images)
-                parts.append((number, inside[low:high]))
+                parts.append((number, low, high))
             start += images
         return parts
+
+    def _rows(self, number: int, low: int, high: int, epoch: int) -> NDArray[np.int64]:
+        """Rows (group, image) of such a part."""
+        images = self.shards.groups[number].images
+        order = _draws(self.seed, epoch, 1, number).permutation(images) if self.shuffle else np.arange(images)
+        return np.stack([np.full(high - low, number), order[low:high]], axis=1)
 
     def _decoded(self, wanted: NDArray[np.int64]) -> Iterator[tuple[Any, ...]]:
         """(image, target) of each row (group, image)."""

@@ -92,9 +92,10 @@ def test_readers_divide_the_images_exactly(tmp_path_factory, images, world, work
         of_rank = 0
         for worker in range(workers):
             parts = data._parts(rank * workers + worker, world * workers, epoch)
-            lengths.append(sum(len(own) for _, own in parts))
-            of_rank += lengths[-1]
-            seen += [(number, image) for number, own in parts for image in own.tolist()]
+            rows = [tuple(row) for part in parts for row in data._rows(*part, epoch).tolist()]
+            lengths.append(len(rows))
+            of_rank += len(rows)
+            seen += rows
         assert of_rank == len(data)
     assert sorted(seen) == [(number, image) for number, count in enumerate(images) for image in range(count)]
     assert max(lengths) - min(lengths) <= 1
