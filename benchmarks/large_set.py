@@ -16,6 +16,7 @@ import argparse
 import itertools
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -88,12 +89,14 @@ def read(report: Path, folder: str, workers: str, epoch: str, window: str) -> No
             file.writelines(f"{key} {label}\n" for key, label in zip(keys, labels.tolist(), strict=True))
     assert seen == len(data)
     seconds = time.perf_counter() - start
-    result = {
+    result: dict[str, Any] = {
         "images": seen,
         "seconds": round(seconds, 3),
         "first_batch_seconds": round(first, 3),
         "peak_mib": peak_mebibytes(),
     }
+    if int(workers):
+        result["peak_worker_mib"] = round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024, 1)
     report.write_text(json.dumps(result))
 
 
@@ -194,6 +197,7 @@ def read_by_two(folder: Path, workers: int, epoch: int, window: int) -> dict[str
         "images_per_second": round(len(seen) / max(run["seconds"] for run in runs), 1),
         "first_batch_seconds": [run["first_batch_seconds"] for run in runs],
         "peak_mib": [run["peak_mib"] for run in runs],
+        "peak_worker_mib": [run.get("peak_worker_mib") for run in runs],
     }
 
 
