@@ -109,7 +109,7 @@ for task in TASKS:
     rows = np.concatenate([np.flatnonzero(digits.labels == digit)[: arguments.remember] for digit in task])
     more = encoded(digits.images[rows], digits.labels[rows], arguments.gaussians, arguments.fit_steps)
     memory = within(more if memory is None else gsdata.merge([memory, more]), arguments.budget)
-    dataset = GaussianDataset(memory, clamp=True)
+    dataset = GaussianDataset(memory)
     remembered = [(dataset.images(), torch.tensor(dataset.targets))]
 
     seen = test.labels <= max(task)

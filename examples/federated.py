@@ -97,7 +97,7 @@ for number in range(arguments.rounds):
         data = message(digits.images[rows], digits.labels[rows], arguments.bytes_per_image, arguments.fit_steps)
         sent_files += len(data)
         collected.append(received(data, arguments.images))
-    dataset = GaussianDataset(gsdata.merge(collected), clamp=True)
+    dataset = GaussianDataset(gsdata.merge(collected))
     train(server, dataset.images(), torch.tensor(dataset.targets), arguments.steps)
 
     # Weights.

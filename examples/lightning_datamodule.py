@@ -23,12 +23,12 @@ from gsdata_tools.sources import load
 
 
 class GsdDataModule(lightning.LightningDataModule):
-    """Training images out of an encoded .gsd (a distilled one wants no clamp), real images for the test, normalised alike."""
+    """Training images out of a .gsd, real images for the test, normalised alike."""
 
     def __init__(self, file: str, test: str, batch_size: int = 64) -> None:
         super().__init__()
         self.batch_size, self.test = batch_size, test
-        self.train_set = GaussianDataset(file, clamp=True, normalize=True)
+        self.train_set = GaussianDataset(file, normalize=True)
 
     def train_dataloader(self) -> DataLoader:
         return DataLoader(self.train_set, batch_size=self.batch_size, shuffle=True)

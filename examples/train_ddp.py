@@ -38,7 +38,6 @@ loader = GaussianLoader(
     arguments.file,
     batch_size=arguments.batch_size,
     device=device,
-    clamp=True,  # as encoded files want it; distilled ones do not
     normalize=True,
     shuffle=True,
     rank=rank,

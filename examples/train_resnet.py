@@ -52,9 +52,6 @@ parser.add_argument("--test", metavar="DATA", help="real images to test on, as -
 parser.add_argument("--steps", type=int, default=300)
 parser.add_argument("--batch-size", type=int, default=64)
 parser.add_argument("--width", type=int, default=16, help="channels of the first stage (default: 16)")
-parser.add_argument(
-    "--distilled", action="store_true", help="the file was distilled: its pixels are not cut off at 0 and 1"
-)
 parser.add_argument("--size", type=int, help="side of the images in pixels (default: the file's)")
 arguments = parser.parse_args()
 
@@ -66,7 +63,6 @@ loader = GaussianLoader(
     device=device,
     size=arguments.size,
     memory_format=torch.channels_last,
-    clamp=not arguments.distilled,
     normalize=True,
     shuffle=True,
 )

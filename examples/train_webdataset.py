@@ -29,9 +29,7 @@ arguments = parser.parse_args()
 
 torch.manual_seed(0)
 device = "cuda" if torch.cuda.is_available() else "cpu"
-data = GaussianShards(
-    arguments.shards, size=arguments.size, clamp=True, normalize=True, shuffle=True, seed=0
-)  # an encoded set: clamp
+data = GaussianShards(arguments.shards, size=arguments.size, normalize=True, shuffle=True, seed=0)
 pipeline = webdataset.DataPipeline(data, webdataset.batched(arguments.batch_size))
 stay = arguments.workers > 0
 loader = webdataset.WebLoader(pipeline, batch_size=None, num_workers=arguments.workers, persistent_workers=stay)

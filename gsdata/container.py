@@ -26,7 +26,7 @@ from gsdata import canonical
 from gsdata.accidents import MAGIC, what_else
 from gsdata.errors import ChecksumError, FormatError, LimitError, VersionError
 
-VERSION = (0, 2)
+VERSION = (0, 3)
 PREAMBLE = struct.Struct("<8sHHIIIQ")  # magic, major, minor, flags, header length, section count, file length
 CRC = struct.Struct("<I")
 PREAMBLE_SIZE = PREAMBLE.size + CRC.size

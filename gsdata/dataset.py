@@ -54,8 +54,9 @@ class GaussianDataset(_Base):
         source: path, bytes, binary file object, or an opened ``GsdFile``.
         size: output size in pixels: None is the file's reference size, S is (S, S), else (H, W).
         normalize: apply the recipe's per-channel (x - mean) / std; float output only.
-        clamp: limit float output to [0, 1] (before normalising). uint8 and PIL output always are.
-        output: ``tensor``: float32 (C, H, W), 0 black and 1 white, not clamped. ``uint8``: uint8 tensor (C, H, W).
+        clamp: limit float output to [0, 1], before normalising; None is what the recipe says: encoded images are limited, distilled
+            ones are not. uint8 and PIL output always are.
+        output: ``tensor``: float32 (C, H, W), 0 black and 1 white. ``uint8``: uint8 tensor (C, H, W).
             ``pil``: ``PIL.Image`` of mode L, LA, RGB or RGBA for 1, 2, 3 or 4 channels.
         transform: called with each image; its result is yielded.
         target_transform: called with each target.
@@ -83,7 +84,7 @@ class GaussianDataset(_Base):
         *,
         size: Size = None,
         normalize: bool = False,
-        clamp: bool = False,
+        clamp: bool | None = None,
         output: Output = "tensor",
         transform: Callable[[Any], Any] | None = None,
         target_transform: Callable[[Any], Any] | None = None,
@@ -91,13 +92,13 @@ class GaussianDataset(_Base):
     ) -> None:
         _one_of("output", output, get_args(Output))
         _one_of("labels", labels, get_args(LabelChoice))
-        self.normalize, self.clamp, self.output = normalize, clamp, output
+        self.normalize, self.output = normalize, output
         self.transform, self.target_transform, self.label_choice = transform, target_transform, labels
         self._owns_file = not isinstance(source, GsdFile)
         self.file = source if isinstance(source, GsdFile) else gsd_file.open(source)
         self._resident: Gaussians | None = None
         try:
-            self._read(size)
+            self._read(size, clamp)
             self._load()
         except BaseException:
             if self._owns_file:
@@ -192,7 +193,7 @@ class GaussianDataset(_Base):
         new.__dict__.update(self.__dict__)
         return new
 
-    def _read(self, size: Size) -> None:
+    def _read(self, size: Size, clamp: bool | None) -> None:
         file = self.file
         self.size = resolve_size(file.gaussians([]), size)
         if self.normalize:
@@ -204,6 +205,7 @@ class GaussianDataset(_Base):
         if self.label_choice == "soft" and file.label_kind == "none":
             raise ValueError(f"{file.path}: labels='soft' needs labels, and this file has none")
         self.recipe: Recipe = file.recipe
+        self.clamp = bool(self.recipe.clamp if clamp is None else clamp)
         self.classes: list[str] = list(file.classes) or [str(k) for k in range(file.class_count)]
         self.class_to_idx: dict[str, int] = {name: k for k, name in enumerate(self.classes)}
         self.targets: list[int] = file.labels.tolist()

@@ -30,7 +30,7 @@ from gsdata.gaussians import Gaussians
 from gsdata.header import Header
 from gsdata.quantize import Codes, concatenate
 from gsdata.rates import StreamRate, stream_rates
-from gsdata.recipe import Recipe
+from gsdata.recipe import Recipe, agreed
 from gsdata.streams import Labels
 from gsdata.writing import assemble, save, soft_labels_of, to_bytes, write_atomically
 
@@ -366,7 +366,7 @@ def merge(files: Sequence[GsdFile]) -> GsdFile:
         codes,
         labels,
         classes=names,
-        recipe=first.recipe if all(file.recipe == first.recipe for file in files) else Recipe(),
+        recipe=agreed([file.recipe for file in files]),
         provenance={"merged": [file.content_id for file in files]},
         metadata=first.metadata if all(file.metadata == first.metadata for file in files) else {},
     )

@@ -52,10 +52,10 @@ class GaussianLoader:
         batch_size: images in a batch; the last one of an epoch may be smaller.
         device: where the Gaussians are kept and batches appear.
         size: output size in pixels: None is the reference size, S is (S, S), else (H, W).
-        dtype: float32 (0 black, 1 white, not clamped), float16, bfloat16, or uint8 (clamped, 0 to 255).
+        dtype: float32 (0 black, 1 white), float16, bfloat16, or uint8 (clamped, 0 to 255).
         memory_format: ``torch.contiguous_format`` or ``torch.channels_last``; the shape is (n, C, H, W) in both.
         normalize: apply the recipe's per-channel (x - mean) / std; float output only.
-        clamp: limit float output to [0, 1], before normalising.
+        clamp: limit float output to [0, 1], before normalising; None is what the recipe says, as for ``GaussianDataset``.
         labels: ``hard``: int64 (n,); the class of the largest weight where a file holds soft labels, -1 where it holds none.
             ``soft``: float32 (n, K), rows sum to 1; one-hot where a file holds hard labels.
         indices: which images make the set, numbered through all files; in this order, repeats allowed. None is all.
@@ -99,7 +99,7 @@ class GaussianLoader:
         dtype: torch.dtype = torch.float32,
         memory_format: torch.memory_format = torch.contiguous_format,
         normalize: bool = False,
-        clamp: bool = False,
+        clamp: bool | None = None,
         labels: LabelChoice = "hard",
         indices: Sequence[int] | NDArray[np.integer] | None = None,
         classes: Sequence[str] | None = None,
@@ -127,7 +127,8 @@ class GaussianLoader:
             )
             self.size, self.classes, self.recipe = united.size(size), united.classes, united.recipe
             mean, std = united.normalization() if normalize else (None, None)
-            self._format = BatchFormat(self.size, dtype, memory_format, mean, std, clamp)
+            limited = bool(self.recipe.clamp if clamp is None else clamp)
+            self._format = BatchFormat(self.size, dtype, memory_format, mean, std, limited)
             self._strategy = _strategy(united, augment, dtype)
             chosen = united.choose(indices, classes)
             targets = united.hard if labels == "hard" else united.soft()

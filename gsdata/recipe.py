@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -16,6 +16,8 @@ class Recipe:
         value_space: what decoded pixel values are; ``srgb-unit``: sRGB (or gray) with black 0 and white 1.
         mean: per-channel mean in that space; with ``std``: networks were trained on (x - mean) / std.
         std: per-channel standard deviation, positive.
+        clamp: True: networks are trained on values limited to [0, 1], before mean and std. Encoded images are made so; networks see a
+            distilled image as the sum that it is.
         zca: recipe of a ZCA whitening (a mapping such as ``{"epsilon": 0.1, "data": "cifar10", "split": "train"}``);
             the matrix itself is never stored.
         lr: learning rate of the network, learned or chosen.
@@ -34,6 +36,7 @@ class Recipe:
     value_space: str = "srgb-unit"
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    clamp: bool | None = None
     zca: Mapping[str, Any] | None = None
     lr: float | None = None
     momentum: float | None = None
@@ -54,6 +57,8 @@ class Recipe:
             raise ValueError(f"recipe mean and std must be given together, one per channel: {self.mean}, {self.std}")
         if self.std is not None and min(self.std, default=1.0) <= 0:
             raise ValueError(f"recipe std must be positive, found {self.std}")
+        if self.clamp is not None and self.clamp is not True:
+            raise ValueError(f"recipe clamp must be true or left out, found {self.clamp!r:.80}")
         for name in ("lr", "momentum", "weight_decay"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, _number(name, getattr(self, name)))
@@ -88,6 +93,14 @@ class Recipe:
         if unknown:
             raise ValueError(f"unknown recipe field {unknown[0]!r:.80}")
         return cls(**values)
+
+
+def agreed(recipes: Sequence[Recipe]) -> Recipe:
+    """What one set of several files says: their recipe if it is the same, else only whether all are clamped."""
+    first = recipes[0]
+    if all(recipe == first for recipe in recipes):
+        return first
+    return Recipe(clamp=True if all(recipe.clamp for recipe in recipes) else None)
 
 
 def _sequence(name: str, value: Any) -> tuple[Any, ...]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from gsdata.dataset import check_normalizable
 from gsdata.file import GsdFile, unite_classes
 from gsdata.kernels.arguments import Size, checked_indices, resolve_size
-from gsdata.recipe import Recipe
+from gsdata.recipe import agreed
 
 
 class UnitedSet:
@@ -20,7 +20,7 @@ class UnitedSet:
         files: the files, at least one.
         starts: (len(files) + 1,) int64, number of the first image of each, and of all images.
         classes: K class names; "0", "1", ... where classes have no names; [] without labels.
-        recipe: the recipe of all files, or an empty one where they disagree.
+        recipe: the recipe of all files; of files that disagree, one that says at most whether all are clamped.
         hard: int64 class of each image; the largest weight's of a soft label, -1 without labels.
 
     Raises:
@@ -37,7 +37,7 @@ class UnitedSet:
         self.starts: NDArray[np.int64] = np.cumsum([0, *(file.images for file in files)], dtype=np.int64)
         names, count, self._columns = unite_classes(files)
         self.classes = list(names) or [str(k) for k in range(count)]
-        self.recipe = first.recipe if all(file.recipe == first.recipe for file in files) else Recipe()
+        self.recipe = agreed([file.recipe for file in files])
         labelled = first.label_kind != "none"
         parts = [column[file.labels] if labelled else file.labels for file, column in self._with_columns()]
         self.hard: NDArray[np.int64] = np.concatenate(parts)

@@ -49,7 +49,7 @@ class decode:  # noqa: N801 - stages of WebDataset are written in lower case
     Args:
         size: of the images, see ``GaussianDataset``, like all that follow.
         normalize: apply the recipe's mean and std.
-        clamp: limit float output to [0, 1].
+        clamp: limit float output to [0, 1]; None is what the recipe says.
         output: ``tensor`` (float32), ``uint8`` or ``pil``.
         transform: called with each image.
         target_transform: called with each target.
@@ -65,7 +65,7 @@ class decode:  # noqa: N801 - stages of WebDataset are written in lower case
         *,
         size: Size = None,
         normalize: bool = False,
-        clamp: bool = False,
+        clamp: bool | None = None,
         output: Output = "tensor",
         transform: Callable[[Any], Any] | None = None,
         target_transform: Callable[[Any], Any] | None = None,

@@ -13,7 +13,7 @@ KEYS = [
     "sections", "transforms",
 ]  # fmt: skip
 RECIPE = {
-    "augment": str, "batch_size": int, "epochs": int, "lr": float, "mean": list, "model": str, "momentum": float,
+    "augment": str, "batch_size": int, "clamp": bool, "epochs": int, "lr": float, "mean": list, "model": str, "momentum": float,
     "std": list, "steps": int, "value_space": str, "weight_decay": float, "zca": dict,
 }  # fmt: skip
 LABELS = {
@@ -148,6 +148,7 @@ def check_header(h: dict[str, Any], newer: bool) -> tuple[dict[str, Any], list[d
     need(("mean" in recipe) == ("std" in recipe), 36, "mean and std come together")
     for name, value in recipe.items():
         check(value, RECIPE[name], name, 1 if RECIPE[name] is int else None)
+        need(value is not False, 36, name)
         if name in ("mean", "std"):
             need(len(items(value, float, name)) == channels and (name == "mean" or min(value) > 0), 36, name)
 

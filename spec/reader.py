@@ -24,7 +24,7 @@ from errors import ChecksumError, FormatError, LimitError, VersionError, need
 from header import LABELS, Msgpack, check_header
 from rans import rans
 
-MAGIC, VERSION = b"\x89GSD\r\n\x1a\n", (0, 2)
+MAGIC, VERSION = b"\x89GSD\r\n\x1a\n", (0, 3)
 
 
 # --- container ------------------------------------------------------------------------------------------------------------

@@ -226,6 +226,9 @@ def test_clamp_and_uint8(path):
     plain = GaussianDataset(path).images()
     assert plain.min() < 0 or plain.max() > 1, "the test file must need clamping"
     assert torch.equal(GaussianDataset(path, clamp=True).images(), plain.clamp(0, 1))
+    encoded = gsd(COUNTS, recipe=Recipe(clamp=True))
+    assert torch.equal(GaussianDataset(encoded).images(), GaussianDataset(encoded, clamp=False).images().clamp(0, 1))
+    assert not torch.equal(GaussianDataset(encoded).images(), GaussianDataset(encoded, clamp=False).images())
     pixels = GaussianDataset(path, output="uint8")
     assert pixels[3][0].dtype == torch.uint8
     assert torch.equal(pixels.images(), (plain.clamp(0, 1) * 255).round().to(torch.uint8))

@@ -106,6 +106,7 @@ def test_every_header_key_and_stream_is_described() -> None:
         recipe=Recipe(
             mean=(0.5,) * 3,
             std=(0.5,) * 3,
+            clamp=True,
             zca={},
             lr=1,
             momentum=1,

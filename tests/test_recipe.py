@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gsdata import canonical
-from gsdata.recipe import Recipe
+from gsdata.recipe import Recipe, agreed
 
 NUMBERS = st.floats(-1e6, 1e6)
 
@@ -73,3 +73,18 @@ def test_bad_values(fields: dict[str, Any], message: str) -> None:
 def test_unknown_fields_are_refused() -> None:
     with pytest.raises(ValueError, match="unknown recipe field 'learning_rate'"):
         Recipe.from_dict({"learning_rate": 0.1})
+
+
+def test_clamp_is_true_or_left_out() -> None:
+    assert Recipe(clamp=True).to_dict()["clamp"] is True
+    assert "clamp" not in Recipe().to_dict()
+    for bad in (False, 1, "yes"):
+        with pytest.raises(ValueError, match="clamp must be true or left out"):
+            Recipe(clamp=bad)  # type: ignore[arg-type]
+
+
+def test_recipes_of_one_set_agree_or_say_only_whether_all_are_clamped() -> None:
+    first, second = Recipe(lr=0.1, clamp=True), Recipe(lr=0.2, clamp=True)
+    assert agreed([first, first]) == first
+    assert agreed([first, second]) == Recipe(clamp=True)
+    assert agreed([first, second, Recipe()]) == Recipe()

@@ -22,6 +22,7 @@ const KEYS = [
 const RECIPE = {
   augment: "text",
   batch_size: "integer",
+  clamp: "boolean",
   epochs: "integer",
   lr: "float",
   mean: "list",
@@ -159,6 +160,7 @@ function kindOf(value) {
   if (typeof value === "number" || typeof value === "bigint") return "integer";
   if (value instanceof Float) return "float";
   if (value instanceof Map) return "map";
+  if (typeof value === "boolean") return "boolean";
   return Array.isArray(value) ? "list" : "other";
 }
 
@@ -229,6 +231,7 @@ export function readHeader(data, newer) {
   need("mean" in recipe === "std" in recipe, 36, "mean and std come together");
   for (const [name, value] of Object.entries(recipe)) {
     check(value, RECIPE[name], name, RECIPE[name] === "integer" ? 1 : -Infinity);
+    need(value !== false, 36, name);
     if (RECIPE[name] !== "list") continue;
     const numbers = items(value, "float", name);
     need(numbers.length === channels && (name === "mean" || numbers.every((n) => n > 0)), 36, name);

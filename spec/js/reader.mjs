@@ -10,7 +10,7 @@ import { readHeader } from "./header.mjs";
 import { rans } from "./rans.mjs";
 import { unzstd } from "./zstd.mjs";
 
-export const VERSION = [0, 2];
+export const VERSION = [0, 3];
 export const CODECS = ["stored", "zstd", "rans"];
 const MAGIC = [0x89, 0x47, 0x53, 0x44, 0x0d, 0x0a, 0x1a, 0x0a];
 

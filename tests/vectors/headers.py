@@ -182,7 +182,7 @@ def header_values() -> Invalid:
     add("color-transform-rgb", "H14", "transforms.color", "none", base="rgb")
     add("order-transform", "H14", "transforms.order", "none")
 
-    for rule, name, bad in (("R1", "augment", 1), ("R2", "batch_size", 0), ("R3", "epochs", 0), ("R4", "lr", 1), ("R6", "model", None), ("R7", "momentum", 0), ("R9", "steps", 1.0), ("R10", "value_space", "linear"), ("R11", "weight_decay", "0"), ("R12", "zca", [])):  # fmt: skip
+    for rule, name, bad in (("R1", "augment", 1), ("R2", "batch_size", 0), ("R3", "epochs", 0), ("R4", "lr", 1), ("R6", "model", None), ("R7", "momentum", 0), ("R9", "steps", 1.0), ("R10", "value_space", "linear"), ("R11", "weight_decay", "0"), ("R12", "zca", []), ("R13", "clamp", False)):  # fmt: skip
         add(f"recipe-{name}", rule, f"recipe.{name}", bad)
     add("recipe-batch_size-true", "R2", "recipe.batch_size", True)
     add("recipe-value_space-missing", "R10", "recipe", {})

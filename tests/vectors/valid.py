@@ -129,7 +129,7 @@ def valid() -> dict[str, tuple[list[str], bytes]]:
         "chunks-rans": (["A6", "T7"], gsdata.to_bytes(skewed([300, 200, 250]), chunk_images=1)),
         "metadata": (["F1", "F2", "F3", "F4", "F6", "H8"], gsdata.to_bytes(one, metadata=VALUES, level=0)),
         "provenance": (["H9"], gsdata.to_bytes(one, provenance={"seed": 7, "source": {"name": "none"}}, level=0)),
-        "recipe": ([f"R{i}" for i in range(1, 13)], gsdata.to_bytes(make_codes(0, [1]), recipe=RECIPE, level=0)),
+        "recipe": ([f"R{i}" for i in range(1, 14)], gsdata.to_bytes(make_codes(0, [1]), recipe=RECIPE, level=0)),
         "optional-section": (
             ["O1", "O2", "T8"],
             gsdata.to_bytes(one, optional_sections={"test.note": b"text", "a.b-c.d_e.1": b""}, level=0),
@@ -178,7 +178,7 @@ VALUES = {
     "negative": [-1, -32, -33, -128, -129, -32768, -32769, -(2**31), -(2**31) - 1, -(2**63)],
 }  # fmt: skip
 RECIPE = Recipe(
-    mean=(0.5, 0.25, 0.125), std=(0.5, 1.0, 2.0), zca={"source": "none", "epsilon": 0.1}, lr=0.01, momentum=0.9, weight_decay=0.0005,
+    mean=(0.5, 0.25, 0.125), std=(0.5, 1.0, 2.0), clamp=True, zca={"source": "none", "epsilon": 0.1}, lr=0.01, momentum=0.9, weight_decay=0.0005,
     augment="dsa:color", model="ConvNet-D3", epochs=7, steps=300, batch_size=128,
 )  # fmt: skip
 

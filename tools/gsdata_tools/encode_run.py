@@ -259,6 +259,7 @@ def header_of(
         value_space="srgb-unit",
         mean=tuple(round(m, 6) for m in mean),
         std=tuple(round(s, 6) or 1.0 for s in std),
+        clamp=True,  # the fit's error is that of clamped images
     )
     provenance = {
         "tool": "gsd-encode",

@@ -28,6 +28,8 @@ def training_set(file: gsdata.GsdFile, size: tuple[int, int] | None = None, labe
         labels: ``"soft"`` takes soft labels where the file has them, ``"hard"`` their most likely class.
     """
     rendered = torch.from_numpy(np.asarray(gsdata.render(file.gaussians(), size)))
+    if file.recipe.clamp:
+        rendered.clamp_(0, 1)
     soft = file.soft_labels if labels == "soft" else None
     return TrainingSet(rendered, torch.from_numpy(file.labels if soft is None else soft))
 
