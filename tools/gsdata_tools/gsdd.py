@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from gsdata import Gaussians
 from gsdata_tools.gsdd_checkpoint import Splats
-from gsdata_tools.gsdd_options import SPLIT
 
 TILE = 16
 TILE_LIMIT = 256
 """Gaussians of a tile that the published renderer draws; which ones, where there are more, is not defined."""
+SPLIT = 1.2
+"""Opacities above this become two Gaussians."""
 _BOX = 1.0 / 12.0
 _SAMPLES = 1.0 / 16.0  # variance of two samples at a quarter and three quarters of a pixel
 _THINNEST = 1.0 / 256.0  # least variance that is stored: the box adds 1/12 to it

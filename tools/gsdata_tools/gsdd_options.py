@@ -23,8 +23,6 @@ _OF_IMAGES = [
     "shards",
 ]
 _OWN = ["classes", "labels", "precision", "split_opacity", "zca"]
-SPLIT = 1.2
-"""Opacities above this become two Gaussians."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -84,7 +82,6 @@ def asked(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> boo
     if not arguments.from_gsdd.is_file():
         raise UsageError(f"--from-gsdd {arguments.from_gsdd}: there is no such file")
     arguments.precision = arguments.precision or "bf16"
-    arguments.split_opacity = arguments.split_opacity or SPLIT
     return True
 
 

@@ -39,7 +39,8 @@ def encode_gsdd(arguments: argparse.Namespace, output: cli.Output) -> dict[str, 
     splats = gsdd_checkpoint.read(arguments.from_gsdd, arguments.precision)
     labels, names, count = _labels(arguments, len(splats.counts))
     bits = Bits(*arguments.bits) if arguments.bits else _BITS
-    gaussians = gsdd.convert(splats, size, arguments.split_opacity)
+    split = arguments.split_opacity or gsdd.SPLIT
+    gaussians = gsdd.convert(splats, size, split)
     quantizers = fit_quantizers(
         gaussians, means_bits=bits.means, scales_bits=bits.scales, shear_bits=bits.shear, colors_bits=bits.colors
     )
@@ -48,7 +49,7 @@ def encode_gsdd(arguments: argparse.Namespace, output: cli.Output) -> dict[str, 
         "size": list(size),
         "bits": list(bits),
         "precision": arguments.precision,
-        "split_opacity": arguments.split_opacity,
+        "split_opacity": split,
         "zca": arguments.zca,
     }
     source = {"name": "gsdd-checkpoint", "images": len(splats.counts), "sha256": _sha256(arguments.from_gsdd)}
