@@ -136,7 +136,7 @@ class GaussianShards(_Base):
     Raises:
         OSError: a shard cannot be read.
         GsdError: a shard is damaged, or images or classes differ within the set; also while reading.
-        ValueError: bad rank, world size, window or seed; ``normalize`` where recipes differ; see ``GaussianDataset``.
+        ValueError: bad rank, world size, window or seed; recipes that differ where they are applied; see ``GaussianDataset``.
     """
 
     def __init__(
@@ -230,10 +230,15 @@ class GaussianShards(_Base):
 
     def _images(self, number: int) -> GaussianDataset:
         file = self.shards.open(number)
-        if self._options["normalize"] and file.recipe != self.shards.first.recipe:
-            raise ValueError(
-                f"{file.path}: another recipe than {self.shards.first.path}: normalize=True needs the same mean and std in all groups"
-            )
+        own, first = file.recipe, self.shards.first.recipe
+        for what, differs in (
+            ("normalize=True", self._options["normalize"] and own != first),
+            ("clamp=None", self._options["clamp"] is None and own.clamp != first.clamp),
+        ):
+            if differs:
+                raise ValueError(
+                    f"{file.path}: another recipe than {self.shards.first.path}: {what} needs the same in all groups"
+                )
         return GaussianDataset(file, **self._options)
 
 

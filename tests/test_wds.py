@@ -162,6 +162,15 @@ def test_normalising_needs_one_recipe(tmp_path):
         list(GaussianShards(tmp_path, normalize=True))
 
 
+def test_clamping_by_the_recipe_needs_one_of_all_groups(tmp_path):
+    with ShardWriter(tmp_path, "train") as writer:
+        for clamp in (True, None):
+            writer.add(gsdata.to_bytes(make_codes(0, [1, 1]), recipe=Recipe(clamp=clamp)))
+    assert len(list(GaussianShards(tmp_path, clamp=True))) == 4
+    with pytest.raises(ValueError, match="another recipe"):
+        list(GaussianShards(tmp_path))
+
+
 def test_damage_is_told_with_the_shard_and_the_group(folder):
     data = GaussianShards(folder)
     group = data.shards.groups[3]
