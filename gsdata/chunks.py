@@ -231,15 +231,19 @@ class Chunks:
         where = self._where(chunk, self.names[1]) if layout != "none" else ""
         return streams.decode_labels(raw, layout, classes, images, entries, where)
 
-    def labels(self) -> Labels:
-        """The labels of all images.
+    def labels_by_chunk(self) -> Iterator[Labels]:
+        """The labels of one chunk after another: few bytes may stand for many weights.
 
         Raises:
             GsdError: a chunk's labels are damaged or out of range.
         """
-        header = self._header
         names = [name for name in self.names if name in streams.LABEL_SECTIONS]
-        parts = [self._decode_labels(chunk, raw) for chunk, raw in enumerate(self.raws(range(len(self)), names))]
+        for chunk, raw in enumerate(self.raws(range(len(self)), names)):
+            yield self._decode_labels(chunk, raw)
+
+    def labels(self) -> Labels:
+        """The labels of all images; errors as ``labels_by_chunk``."""
+        header, parts = self._header, list(self.labels_by_chunk())
         hard = [part.hard for part in parts if part.hard is not None]
         weights = [part.weights for part in parts if part.weights is not None]
         if header.label_layout == "none":

@@ -132,11 +132,11 @@ class GsdFile:
     @cached_property
     def labels(self) -> NDArray[np.int64]:
         """(B,) int64: class of each image; the largest weight's of a soft label; -1 where there are no labels."""
-        if self._labels.hard is not None:
-            return self._labels.hard
-        if self._labels.weights is not None:
-            return np.asarray(self._labels.weights.argmax(axis=1), np.int64)
-        return np.full(self.images, -1, np.int64)
+        if self.label_kind != "soft":
+            return np.full(self.images, -1, np.int64) if self._labels.hard is None else self._labels.hard
+        # Chunk by chunk: all weights may be a thousand times as large as the file.
+        rows = [part.weights.argmax(axis=1) for part in self._chunks.labels_by_chunk() if part.weights is not None]
+        return np.concatenate([*rows, np.zeros(0, np.int64)])
 
     @cached_property
     def soft_labels(self) -> NDArray[np.float32] | None:

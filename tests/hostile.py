@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 import gsdata
-from files import take_apart
 from gsdata.errors import GsdError
+from gsdata.forging import take_apart
 from gsdata.testing import make_codes
 
 MIB = 1 << 20

@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import gsdata
-from files import frame, put_together, take_apart
 from gsdata import canonical
 from gsdata.container import (
     MAX_HEADER,
@@ -26,6 +25,7 @@ from gsdata.container import (
     write_container,
 )
 from gsdata.errors import ChecksumError, FormatError, GsdError, LimitError, VersionError
+from gsdata.forging import frame, put_together, take_apart
 from gsdata.testing import make_codes
 from hostile import HEADERS, MIB, at_most, good_or_refused, read_everything
 

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gsdata
-from files import frame, put_together, take_apart
 from gsdata import rans, streams
 from gsdata.errors import FormatError, GsdError, LimitError
+from gsdata.forging import frame, put_together, take_apart
 from gsdata.header import Header
 from gsdata.testing import make_codes
 from hostile import HEADERS, MIB, at_most, good_or_refused, one_line, read_everything, small_file

@@ -19,8 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gsdata
-from files import put_together, same_content, take_apart
+from files import same_content
 from gsdata.errors import FormatError, LimitError, VersionError
+from gsdata.forging import put_together, take_apart
 from gsdata.quantize import Codes, Quantizer, QuantizerSet, replace
 from gsdata.recipe import Recipe
 from gsdata.testing import SET, codes, make_codes

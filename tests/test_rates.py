@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import gsdata
-from files import frame, put_together, take_apart
+from gsdata.forging import frame, put_together, take_apart
 from gsdata.testing import SET, make_codes
 
 STREAMS = ["counts", "labels", "x", "y", "l11", "l22", "l21", "c0", "c1", "c2"]

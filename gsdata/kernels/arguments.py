@@ -38,10 +38,10 @@ def resolve_size(gaussians: Gaussians, size: Size) -> tuple[int, int]:
 
     Raises:
         TypeError: ``size`` is neither None, an integer nor a pair of integers.
-        ValueError: a side is outside 1 .. ``MAX_SIDE``.
+        ValueError: a side is outside 1 .. ``MAX_SIDE``, which is half of what a file may have.
     """
     if size is None:
-        return gaussians.size
+        size = gaussians.size
     try:
         if isinstance(size, str | bytes | bool):
             raise TypeError

@@ -9,8 +9,8 @@ import pytest
 
 import gsdata
 import large_set
-from files import make_codes
 from gsdata.shards import ShardWriter
+from gsdata.testing import make_codes
 
 
 @pytest.fixture

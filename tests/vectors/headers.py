@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import gsdata
-from files import frame, put_together, take_apart
 from gsdata import canonical
+from gsdata.forging import frame, put_together, take_apart
 from gsdata.testing import make_codes
 from vectors.valid import optional, sparse
 

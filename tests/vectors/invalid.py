@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import gsdata
-from files import frame, put_together, take_apart
 from gsdata import canonical
 from gsdata.container import VERSION
+from gsdata.forging import frame, put_together, take_apart
 from gsdata.testing import make_codes
 from vectors.handmade_rans import Plane, coded, model
 from vectors.headers import BASE, FORMAT, HEADER, LIMIT, VERSION_, Invalid, header_form, header_values

@@ -8,8 +8,8 @@ import numpy as np
 import zstandard
 
 import gsdata
-from files import frame, put_together, take_apart
 from gsdata.container import VERSION
+from gsdata.forging import frame, put_together, take_apart
 from gsdata.quantize import Codes, Quantizer, QuantizerSet
 from gsdata.rans.model import frequencies
 from gsdata.recipe import Recipe

@@ -136,7 +136,7 @@ def _stream(
     try:
         sides = resolve_size(first.gaussians([]), size)
     except ValueError as error:
-        raise UsageError(f"--size: {error}") from None
+        raise UsageError(f"{name}: {error}; --size S renders it at another one") from None
     names = first.classes or tuple(map(str, range(first.class_count)))
     return ImageStream(
         name=name,
