@@ -44,13 +44,19 @@ def verdict(read: Callable[[], str]) -> str:
         return type(error).__name__ if len(str(error).splitlines()) == 1 else "more than one line"
 
 
+def opened(path: Path) -> str:
+    """The identity of a file that is opened and read at once."""
+    with gsdata.open(path) as file:
+        file.verify()
+        return file.content_id
+
+
 def after_opening(path: Path, change: Callable[[Path], object]) -> str:
     """What reading says if the file changes between opening and reading."""
     path.write_bytes(GOOD)
     with gsdata.open(path) as file:
         change(path)
-        said = verdict(lambda: (file.verify(), file.content_id)[1])
-    return said
+        return verdict(lambda: (file.verify(), file.content_id)[1])
 
 
 @contextmanager
@@ -90,13 +96,7 @@ with tempfile.TemporaryDirectory() as folder:
     end = time.monotonic() + 1.5
     with writer(path):
         while time.monotonic() < end:
-
-            def open_and_read() -> str:
-                with gsdata.open(path) as file:
-                    file.verify()
-                    return file.content_id
-
-            said = verdict(open_and_read)
+            said = verdict(lambda: opened(path))
             found[said] = found.get(said, 0) + 1
 print(f"a file that another process writes all the time: {found}")
 report([*failures, *(said for said in found if said not in {"whole", "FormatError", "ChecksumError"})])

@@ -37,7 +37,7 @@ def test_the_attack_fails(script):
 
 # For each attack a check that is taken out, as (file, text, replacement), and what then succeeds.
 WEAKNESSES = {
-    "01": ("gsdata/container.py", "    if size > MAX_HEADER:", "    if False:", "a header of 4 MiB"),
+    "01": ("gsdata/container.py", "    if size > MAX_HEADER:", "    if False:", "a header of 1 GiB"),
     "02": ("gsdata/container.py", 'table["offset"] != expected.astype(np.uint64)', 'table["offset"] < 0', "at one place"),
     "03": ("gsdata/file.py", "part.weights.argmax(axis=1) for part in self._chunks.labels_by_chunk()", "part.weights.argmax(axis=1) for part in [self._labels]", "soft labels"),
     "04": ("gsdata/quantize.py", "if not ((self.table[:-1] < between) & (between <= self.table[1:])).all():", "if False:", "to the same"),
