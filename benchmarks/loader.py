@@ -214,14 +214,14 @@ def main() -> int:
         "--quick", action="store_true", help="few images, one round, under 3 minutes; not a result to quote"
     )
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
-    parser.add_argument("--rounds", type=int, help="how often each contender is measured (default: 5; 1 with --quick)")
-    parser.add_argument("--seconds", type=float, help="of each measurement (default: 4; 1 with --quick)")
+    parser.add_argument("--rounds", type=int, help="how often each contender is measured (default: 3; 1 with --quick)")
+    parser.add_argument("--seconds", type=float, help="of each measurement (default: 3; 1 with --quick)")
     parser.add_argument("--sets", type=Path, help="keep the sets in this folder, and take those that are there")
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/loader.json, or loader_quick.json")
     given = parser.parse_args()
     name = "loader_quick.json" if given.quick else "loader.json"
     output = given.output or Path(__file__).parent / "results" / name
-    rounds, seconds = given.rounds or (1 if given.quick else 5), given.seconds or (1.0 if given.quick else 4.0)
+    rounds, seconds = given.rounds or (1 if given.quick else 3), given.seconds or (1.0 if given.quick else 3.0)
     load_before, measurements = os.getloadavg(), []
     with tempfile.TemporaryDirectory() as temporary:
         for load in SHORT if given.quick else FULL:
@@ -232,7 +232,7 @@ def main() -> int:
                 print(error, file=sys.stderr)
                 return 2
     result = {
-        "command": " ".join(["python", "benchmarks/loader.py", *sys.argv[1:]]),
+        "command": f"python benchmarks/loader.py{' --quick' if given.quick else ''} --rounds {rounds} --seconds {seconds}",
         "quick": given.quick,
         "device": given.device,
         "jpeg_quality": QUALITY,

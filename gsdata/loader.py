@@ -118,9 +118,8 @@ class GaussianLoader:
         self.drop_last, self.augment, self.device = drop_last, augment, _device(device)
         if labels not in get_args(LabelChoice):
             raise ValueError(f"labels must be one of {', '.join(get_args(LabelChoice))}, found {labels!r}")
-        with (
-            ExitStack() as opened
-        ):  # everything is in memory in the end: files of the caller's stay open, others do not
+        # Everything is in memory in the end: files of the caller's stay open, others do not.
+        with ExitStack() as opened:
             sources = source if isinstance(source, (list, tuple)) else [source]
             united = UnitedSet(
                 [s if isinstance(s, GsdFile) else opened.enter_context(gsd_file.open(s)) for s in sources]
