@@ -185,7 +185,7 @@ def targets(measurements: list[dict[str, Any]], device: str) -> dict[str, Any]:
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
-    """Speed and first batch by size."""
+    """Speed and first batch by size, in processors' time, which other work on the machine changes least."""
     sizes = [found["workload"]["size"] for found in result["measurements"]]
     panels = [
         Panel(
@@ -200,8 +200,8 @@ def plot(result: dict[str, Any], path: Path) -> None:
             ylog=True,
         )
         for title, key in (
-            ("images per second", "images_per_second"),
-            ("seconds to the first batch", "first_batch_seconds"),
+            ("images per second of processors' time", "images_per_processor_second"),
+            ("processors' seconds to the first batch", "first_batch_processor_seconds"),
         )
     ]
     draw(path, QUICK if result["quick"] else "Feeding a training loop", panels)

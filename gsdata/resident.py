@@ -112,11 +112,13 @@ def _by_kernels(codes: Codes, device: torch.device, form: BatchFormat) -> _Rende
     from gsdata.kernels.device_codes import DeviceCodes
 
     resident, last = DeviceCodes.from_codes(codes, device), form.memory_format == torch.channels_last
-    if form.clamp and form.dtype != torch.uint8:
-        plain = Output(channels_last=last)
-        return lambda rows: form.finish(resident.render(form.size, rows, plain))
-    written_so = Output(form.dtype, last, form.mean, form.std)
-    return lambda rows: resident.render(form.size, rows, written_so)
+    output = Output(form.dtype, last, form.mean, form.std)
+    if form.dtype == torch.uint8 or not form.clamp:
+        return lambda rows: resident.render(form.size, rows, output)
+    # Limits move with mean and std, so that one pass over what the kernel wrote is enough.
+    gain, shift = output.affine(codes.channels)
+    low, high = (torch.tensor(v, dtype=form.dtype, device=device)[:, None, None] for v in (shift, gain + shift))
+    return lambda rows: resident.render(form.size, rows, output).clamp_(low, high)
 
 
 def _on_cpu(codes: Codes, form: BatchFormat) -> _Renderer:
