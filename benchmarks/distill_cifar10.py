@@ -18,7 +18,7 @@ from typing import Any
 import gsdata
 from environment import hardware, versions
 
-DISTILL = "gsd-distill dm --data cifar10 --ipc 1 --time-limit {limit} -o c10.gsd"
+DISTILL = "gsd-distill dm --data cifar10 --ipc 1 --iterations {iterations} -o c10.gsd"
 EVALUATE = "gsd-eval c10.gsd --data cifar10 --seeds 3 --baselines random-gsd,webp,jpeg -o c10-eval.json"
 MODULES = {"gsd-distill": "distill", "gsd-eval": "evaluate"}
 
@@ -34,12 +34,12 @@ def main() -> None:
     """Distil, evaluate, write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("distilled"), help="where the commands run")
-    parser.add_argument("--time-limit", default="45m", help="of gsd-distill")
+    parser.add_argument("--iterations", type=int, default=2400, help="of gsd-distill")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/distill_cifar10.json"))
     parser.add_argument("--remark", default="", help="what a reader of the result must know of this run")
     arguments = parser.parse_args()
     arguments.folder.mkdir(exist_ok=True)
-    distill = DISTILL.format(limit=arguments.time_limit)
+    distill = DISTILL.format(iterations=arguments.iterations)
     path = arguments.folder / "c10.gsd"
     if not path.exists() or path.with_suffix(".ckpt").exists():
         run(distill, arguments.folder)

@@ -186,7 +186,7 @@ def _dm(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     cli.common_data_options(parser)
     set_options(parser)
     group = method_options(parser, iterations=4000)
-    class_options(group, batch_real=256, batch_syn=0, networks="trained")
+    class_options(group, batch_real=256, batch_syn=32, networks="trained")
     group.add_argument(
         "--classify",
         type=cli.nonnegative_float,
