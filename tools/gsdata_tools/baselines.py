@@ -25,8 +25,8 @@ from gsdata_tools.usage import UsageError
 
 NAMES = ("random-gsd", "webp", "jpeg")
 QUALITIES = {"webp": (1, 10, 30, 60), "jpeg": (5, 15, 35, 60)}
-PIXELS_PER_GAUSSIAN = (64, 44, 32, 24)
-"""The Gaussian counts that are tried, as pixels of an image per Gaussian: 16, 23, 32 and 42 at 32x32."""
+PIXELS_PER_GAUSSIAN = (96, 64, 44, 32, 24)
+"""The Gaussian counts that are tried, as pixels of an image per Gaussian: 11, 16, 23, 32 and 43 at 32x32."""
 
 NOTES = {
     "random-gsd": "The whole .gsd file is charged; it holds no class names, recipe or provenance.",
