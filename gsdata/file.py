@@ -231,9 +231,14 @@ class GsdFile:
 
     def save(self, path: str | os.PathLike[str]) -> int:
         """Write the file as it is, byte for byte and atomically; returns its size."""
+        data = self.to_bytes()
+        write_atomically(path, data)
+        return len(data)
+
+    def to_bytes(self) -> bytes:
+        """The file as it is."""
         source = self._container.source
-        write_atomically(path, source.read(0, source.size))
-        return source.size
+        return source.read(0, source.size)
 
     # --- new files from it ---------------------------------------------------------------------------------------
 

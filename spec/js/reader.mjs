@@ -170,24 +170,28 @@ export class GsdFile {
     });
   }
 
-  /**
-   * One chunk: `counts` of Gaussians per image, `labels` (null, a class or K weights per image), and `values`, a row of
-   * 5 + C numbers for each Gaussian: x, y, l11, l21, l22, colours.
-   */
+  /** What a chunk says of its images: `counts` of Gaussians, and `labels` (null, a class or K weights). */
+  index(chunk) {
+    const { chunks, own } = this.header;
+    const at = (name) => this.table[this.perChunk[chunk] + name].offset;
+    const [counts] = this.codes(chunk, 0, at(0));
+    need(counts.reduce((a, b) => a + b, 0) === chunks.gaussians[chunk], at(0), "counts do not add up");
+    const streams = [];
+    for (let name = 1; name < own - 1; name++) streams.push(this.codes(chunk, name, at(1))[0]);
+    return { counts, labels: readLabels(this.header, counts.length, streams, at(1)) };
+  }
+
+  /** One chunk: its index, and `values`, a row of 5 + C numbers for each Gaussian: x, y, l11, l21, l22, colours. */
   chunk(chunk) {
     const { chunks, channels, own, quantizers } = this.header;
-    const offsets = Array.from({ length: own }, (_, name) => this.table[this.perChunk[chunk] + name].offset);
-    const [counts] = this.codes(chunk, 0, offsets[0]);
-    need(counts.reduce((a, b) => a + b, 0) === chunks.gaussians[chunk], offsets[0], "counts do not add up");
-    const streams = [];
-    for (let name = 1; name < own - 1; name++) streams.push(this.codes(chunk, name, offsets[1])[0]);
-    const labels = readLabels(this.header, counts.length, streams, offsets[1]);
-    const [x, y, l11, l22, l21, ...colors] = this.codes(chunk, own - 1, offsets[own - 1]);
+    const offset = this.table[this.perChunk[chunk] + own - 1].offset;
+    const { counts, labels } = this.index(chunk);
+    const [x, y, l11, l22, l21, ...colors] = this.codes(chunk, own - 1, offset);
     const set = quantizers[chunks.quantizers[chunk]];
     let first = 0;
     for (const count of counts) {
       for (let i = first + 1; i < first + count; i++) {
-        need(x[i] + x[i - 1] < set.means.length, offsets[own - 1], "x adds up beyond its table");
+        need(x[i] + x[i - 1] < set.means.length, offset, "x adds up beyond its table");
         x[i] += x[i - 1];
       }
       first += count;

@@ -1,6 +1,6 @@
 """``gsd-inspect``: what a ``.gsd`` file holds, where its bytes go, and whether they are sound.
 
-The text, ``--json`` and ``--verify`` need the core install only; ``--preview`` loads numba and Pillow, never torch.
+The text, ``--json``, ``--verify`` and ``--html`` need the core install only; ``--preview`` loads numba and Pillow, never torch.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ _LONGEST_VALUE, _MOST_LINES, _MOST_CLASSES = 160, 60, 40
 EXAMPLES = (
     "gsd-inspect cifar10.gsd",
     "gsd-inspect cifar10.gsd --verify --preview cifar10.png",
+    "gsd-inspect cifar10.gsd --html cifar10.html",
     "gsd-inspect cifar10.gsd --json | jq .bytes",
     "curl -s https://example.org/cifar10.gsd | gsd-inspect -",
 )
@@ -52,21 +53,28 @@ def _parser() -> argparse.ArgumentParser:
         metavar="S|HxW",
         help="decode the preview at this size (default: the reference size, smaller above 192 pixels)",
     )
-    parser.add_argument("--force", action="store_true", help="let --preview overwrite a file")
+    parser.add_argument("--html", type=Path, metavar="OUT.html", help="write a page that shows all images in a browser")
+    parser.add_argument("--force", action="store_true", help="let --preview and --html overwrite a file")
     return parser
 
 
 def _main(argv: list[str]) -> int:
     options = _parser().parse_args(argv)
-    if options.preview is not None:
-        _check_preview(options.preview, options.force)
-    elif options.size is not None:
+    if options.preview is None and options.size is not None:
         raise cli.UsageError("--size is the size of the preview: add --preview OUT.png")
+    for option, path, suffix in (("--preview", options.preview, ".png"), ("--html", options.html, ".html")):
+        if path is not None:
+            _check_output(option, path, suffix, options.force)
+    if options.preview is not None:
+        # Asked for before anything is printed: a missing package is one line and nothing else.
+        import numba  # noqa: F401
+        import PIL  # noqa: F401
     import gsdata
 
     source = sys.stdin.buffer.read() if options.file == "-" else options.file
     with gsdata.open(source) as file:
         checks = verify(file) if options.verify else []
+        html = _html_page(file, options.file) if options.html is not None else b""
         if options.json:
             # Escapes keep names from a file away from the terminal, and mean the same to every JSON parser.
             print(json.dumps(describe(file), indent=2, allow_nan=False, default=_plain))
@@ -80,21 +88,27 @@ def _main(argv: list[str]) -> int:
             sheet = preview_file(file, options.preview, size=options.size)
             some = f"; {sheet.left_out} further classes are not shown" if sheet.left_out else ""
             cli.note(f"{options.preview}: {len(sheet.indices)} of {file.images} images{some}")
+        if options.html is not None:
+            cli.atomic_write(options.html, html)
+            cli.note(f"{options.html}: {len(html):,} bytes; open it in a browser")
     return 0
 
 
-def _check_preview(path: Path, force: bool) -> None:
-    if path.suffix.lower() != ".png":
-        raise cli.UsageError(f"--preview {path}: the name must end in .png")
+def _html_page(file: GsdFile, source: str) -> bytes:
+    from gsdata_tools import page as html
+
+    return html.page(file.to_bytes(), "standard input" if source == "-" else Path(source).name)
+
+
+def _check_output(option: str, path: Path, suffix: str, force: bool) -> None:
+    if path.suffix.lower() != suffix:
+        raise cli.UsageError(f"{option} {path}: the name must end in {suffix}")
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise cli.UsageError(f"--preview {path}: {path.parent} is no folder that can be written to")
+        raise cli.UsageError(f"{option} {path}: {path.parent} is no folder that can be written to")
     if path.is_dir():
-        raise cli.UsageError(f"--preview {path}: this is a folder; choose another name")
+        raise cli.UsageError(f"{option} {path}: this is a folder; choose another name")
     if path.exists() and not force:
         raise cli.UsageError(f"{path} exists already; --force overwrites it")
-    # Asked for before anything is printed: a missing package is one line and nothing else.
-    import numba  # noqa: F401
-    import PIL  # noqa: F401
 
 
 def describe(file: GsdFile) -> dict[str, Any]:

@@ -1,0 +1,104 @@
+// The page that gsd-inspect --html writes. The same script runs in the page and in its worker.
+//
+// #canvas at the end of the address draws without WebGL2, #webgl with it even where no GPU does the work.
+
+import { headline, plural, showBytes, showSections, showTables } from "./about.mjs";
+import { Grid } from "./grid.mjs";
+import { byClass, found } from "./layout.mjs";
+import { Painter } from "./painter.mjs";
+import { serve } from "./store.mjs";
+import { Viewer } from "./viewer.mjs";
+
+const get = (id) => document.getElementById(id);
+
+/** A function (what, value) that asks the worker, or this thread where there can be none. */
+async function connect() {
+  const waiting = new Map();
+  let number = 0;
+  const answered = ({ data: { id, answer, error } }) => {
+    const [resolve, reject] = waiting.get(id);
+    waiting.delete(id);
+    if (error === undefined) resolve(answer);
+    else reject(new Error(error));
+  };
+  let send;
+  try {
+    const worker = new Worker(URL.createObjectURL(new Blob([get("code").textContent])));
+    await new Promise((resolve, reject) => ([worker.onmessage, worker.onerror] = [resolve, reject]));
+    worker.onmessage = answered;
+    send = (message) => worker.postMessage(message);
+  } catch {
+    const scope = { postMessage: (data) => data.id && answered({ data }) };
+    serve(scope);
+    send = (message) => setTimeout(() => scope.onmessage({ data: message }));
+  }
+  return (what, value) =>
+    new Promise((resolve, reject) => {
+      waiting.set(++number, [resolve, reject]);
+      send({ id: number, what, value });
+    });
+}
+
+function failed(error) {
+  get("error").hidden = false;
+  get("error").textContent = `This file cannot be shown: ${error.message}`;
+}
+
+/** What the viewer says of an image. */
+function facts(summary, image, label, values) {
+  const name = (k) => summary.names[k] ?? `class ${k}`;
+  const rows = [["image", image.toLocaleString("en")]];
+  if (Array.isArray(label)) {
+    const sum = label.reduce((a, b) => a + b, 0);
+    const order = [...label.keys()].filter((k) => label[k]).sort((a, b) => label[b] - label[a]).slice(0, 5);
+    rows.push(["label", order.map((k) => `${name(k)} ${((100 * label[k]) / sum).toFixed(0)} %`).join(", ")]);
+  } else if (label !== null) rows.push(["class", name(label)]);
+  if (values) rows.push(["Gaussians", (values.length / (5 + summary.channels)).toLocaleString("en")]);
+  return rows;
+}
+
+async function start() {
+  const ask = await connect();
+  const summary = await ask("open", get("file").textContent.trim());
+  get("file").remove();
+  get("headline").textContent = headline(summary);
+  showBytes(get("bar"), get("legend"), summary);
+  showSections(get("sections"), summary);
+  showTables(get("tables"), [["rendering", rendering(summary)], ...summary.tables]);
+
+  const painter = new Painter(ask, summary, location.hash.slice(1), failed);
+  const groups = byClass(summary.classes, summary.names);
+  const described = (image) => facts(summary, image, summary.classes[image] < 0 ? null : summary.classes[image]).flat().join(" ");
+  let grid;
+  const viewer = new Viewer(painter, (...about) => facts(summary, ...about), (image, steps) => grid.next(image, steps));
+  grid = new Grid(get("grid"), painter, (image) => viewer.open(image), described);
+  let shown = groups;
+  const show = () => {
+    const side = Number(get("side").value);
+    get("side-out").textContent = `${side} px`;
+    grid.show(shown, side);
+    const left = grid.layout.left ? `; ${plural(grid.layout.left, "image")} further down than a page can scroll` : "";
+    get("found").textContent = `${shown.length} of ${plural(groups.length, "class", "classes")}${left}`;
+    get("none").hidden = shown.length > 0;
+  };
+  get("side").addEventListener("input", show);
+  get("search").addEventListener("input", () => {
+    shown = found(groups, get("search").value);
+    show();
+  });
+  addEventListener("keydown", (event) => {
+    if (event.key !== "/" || get("viewer").open || event.target === get("search")) return;
+    get("search").focus();
+    event.preventDefault();
+  });
+  show();
+  get("backend").textContent = painter.gl ? "drawn with WebGL2" : "drawn without WebGL2";
+  globalThis.gsd = { painter, grid, viewer, summary }; // for tests, and for who is curious
+}
+
+function rendering({ antialias, background, layout, channels }) {
+  return [["kernel", "gaussian-compact-10"], ["antialias", antialias], ["background", background.join(", ")], ["channels", `${channels}`], ["labels", layout]];
+}
+
+if (typeof document === "undefined") serve(globalThis);
+else start().catch(failed);
