@@ -57,12 +57,14 @@ class Browser:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        os.close(self._out)
+        self._session = ""
         try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
+            self.call("Browser.close")
+            self._process.wait(20)
+        except (AssertionError, OSError, subprocess.TimeoutExpired):
             self._process.kill()
             self._process.wait()
+        os.close(self._out)
         os.close(self._in)
 
     def call(self, method: str, *, seconds: float = 60, **params: Any) -> Any:

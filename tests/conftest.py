@@ -27,10 +27,11 @@ _DIGEST = hashlib.sha256(b"".join(path.read_bytes() for path in _KERNELS)).hexdi
 os.environ.setdefault("NUMBA_CACHE_DIR", str(_ROOT / ".pytest_cache" / f"numba-{_DIGEST}"))
 
 _HINTS = {
+    "chromium": "they look at the page of gsd-inspect --html; install chromium",
     "data": "set GSDATA_DATA to a folder with cifar-10-batches-bin/, mnist/ or imagenette-128/ to run them",
     "g++": "they compile the CUDA source for the CPU; install g++",
     "gpu": "they need a CUDA device, and CuPy: pip install 'gsdata[cuda12]' or 'gsdata[cuda13]'",
-    "node": "they run the reader in JavaScript; install Node 18 or newer",
+    "node": "they run the reader in JavaScript and the modules of the page; install Node 18 or newer",
     "nvrtc": "they compile the CUDA source for GPUs: pip install 'gsdata[cuda-check]'",
     "slow": "run them with: make test-slow (or GSDATA_SLOW=1)",
 }

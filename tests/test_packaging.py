@@ -97,6 +97,8 @@ def test_the_core_inspects(file):
     assert as_json.returncode == 0, as_json.stderr
     assert json.loads(as_json.stdout)["bytes"]["total"] == file.stat().st_size
     assert python(inspect, file, "--verify").returncode == 0
+    assert python(inspect, file, "--html", file.with_suffix(".html")).returncode == 0
+    assert file.with_suffix(".html").stat().st_size > file.stat().st_size
     damaged = bytearray(file.read_bytes())
     damaged[-3] ^= 1
     file.write_bytes(damaged)
@@ -149,6 +151,7 @@ def test_importing_loads_nothing_heavy():
 def test_opening_and_inspecting_loads_nothing_heavy(file):
     assert loaded_after(command("gsd-inspect"), str(file)) == set()
     assert loaded_after(command("gsd-inspect"), str(file), "--verify", "--json") == set()
+    assert loaded_after(command("gsd-inspect"), str(file), "--html", str(file.with_suffix(".html"))) == set()
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
@@ -174,19 +177,22 @@ def test_every_required_package_is_pinned():
     assert names - pinned == set()
 
 
-def test_files_that_are_no_modules_are_packaged():
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
-    patterns = settings["gsdata"]
-    others = [path.relative_to(ROOT / "gsdata") for path in (ROOT / "gsdata").rglob("*") if path.is_file()]
-    others = [path for path in others if path.suffix not in (".py", ".pyc", ".nbc", ".nbi")]
-    assert "splat.cu" in [path.name for path in others]
-    assert [path for path in others if not any(path.match(pattern) for pattern in patterns)] == []
+def test_every_package_and_what_is_no_module_is_packaged():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = {name: ROOT / settings["package-dir"].get(name, name.replace(".", "/")) for name in settings["packages"]}
+    found = [path.parent for top in ("gsdata", "tools/gsdata_tools") for path in (ROOT / top).rglob("__init__.py")]
+    assert sorted(folders.values()) == sorted([*found, ROOT / "spec" / "js"])
+    for name in ("gsdata", "gsdata_tools", "gsdata_tools.web.reader"):
+        others = [path.relative_to(folders[name]) for path in folders[name].rglob("*") if path.is_file()]
+        others = [path for path in others if path.suffix not in (".py", ".pyc", ".nbc", ".nbi")]
+        assert others
+        assert [path for path in others if not any(path.match(p) for p in settings["package-data"][name])] == []
 
 
 @pytest.mark.slow
 def test_a_fresh_environment_with_the_core_alone(file, tmp_path):
     source = tmp_path / "source"
-    for name in ("gsdata", "tools"):
+    for name in ("gsdata", "tools", "spec/js"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source / name)
@@ -211,6 +217,10 @@ def test_a_fresh_environment_with_the_core_alone(file, tmp_path):
         return subprocess.run(arguments, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
 
     assert run(bin_folder / "gsd-inspect", file, "--verify").returncode == 0
+    assert run(bin_folder / "gsd-inspect", file, "--html", "of-the-installed.html").returncode == 0
+    page = python(command("gsd-inspect"), file, "--html", tmp_path / "of-the-checkout.html")
+    assert page.returncode == 0, page.stderr
+    assert len({path.read_bytes() for path in tmp_path.glob("of-the-*.html")}) == 1
     for name in COMMANDS:
         assert run(bin_folder / name, "--help").returncode == 0
     missing = run(bin_folder / "gsd-encode", "--data", "mnist-5k", "--gaussians", "4", "-o", "out.gsd")

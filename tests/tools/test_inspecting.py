@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import json
@@ -283,6 +284,34 @@ def test_a_damaged_file_leaves_the_old_preview(path, capsys, tmp_path):
     assert sheet.read_bytes() == b"old"
 
 
+def test_html(path, capsys, tmp_path, monkeypatch):
+    target = tmp_path / "set.html"
+    code, out, err = run(capsys, path, "--html", target, "--json")
+    assert code == 0
+    assert err == f"{target}: {target.stat().st_size:,} bytes; open it in a browser\n"
+    assert json.loads(out)["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    first = target.read_text(encoding="utf-8")
+    assert base64.b64encode(path.read_bytes()).decode() in first
+    assert "<title>set.gsd</title>" in first
+    code, out, err = run(capsys, path, "--html", target)
+    assert (code, out) == (2, "")
+    assert "--force" in err
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(path.read_bytes())))
+    assert run(capsys, "-", "--html", target, "--force")[0] == 0
+    assert target.read_text(encoding="utf-8") == first.replace("set.gsd<", "standard input<")
+    assert sorted(tmp_path.iterdir()) == [path, target]
+
+
+def test_a_damaged_file_leaves_the_old_page(path, capsys, tmp_path):
+    target = tmp_path / "set.html"
+    target.write_text("old")
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    assert run(capsys, path, "--html", target, "--force")[0] == 1
+    assert target.read_text() == "old"
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -291,6 +320,9 @@ def test_a_damaged_file_leaves_the_old_preview(path, capsys, tmp_path):
         ([".", "--json"], "directory"),
         (["missing.gsd", "--size", "3"], "--preview"),
         (["missing.gsd", "--preview", "x.jpg"], ".png"),
+        (["missing.gsd", "--html", "x.htm"], ".html"),
+        (["missing.gsd", "--html", "no/such/x.html"], "folder"),
+        (["missing.gsd", "--html", "x.html"], "missing.gsd"),
         (["missing.gsd", "--preview", "no/such/x.png"], "folder"),
         (["missing.gsd", "--preview", "x.png", "--size", "0"], "size"),
         (["missing.gsd", "--colour"], "--colour"),

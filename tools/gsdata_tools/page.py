@@ -67,7 +67,9 @@ def _add(name: str, done: dict[str, str]) -> None:
     text = _IMPORT.sub(lambda match: f'const {{{match[1]}}} = modules["{match[2]}"];', text)
     text = _EXPORT.sub("", _LIST.sub("", text))
     if re.search(r"^(import|export)\b|</script|<!--", text, re.MULTILINE | re.IGNORECASE):
-        raise ValueError(f"{name}: an import or export of a form that is not known here, or text that would end a script")
+        raise ValueError(
+            f"{name}: an import or export of a form that is not known here, or text that would end a script"
+        )
     done[name] = f'modules["{name}"] = (() => {{\n{text}\nreturn {{ {", ".join(exported)} }};\n}})();'
 
 

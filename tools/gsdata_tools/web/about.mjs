@@ -23,7 +23,7 @@ export function headline({ images, names, classCount, size, gaussians, total }) 
   const number = images.reduce((a, b) => a + b, 0);
   const classes = plural(classCount || names.length, "class", "classes");
   const each = number ? `, ${(gaussians / number).toFixed(1)} Gaussians and ${(total / number).toFixed(1)} bytes each` : "";
-  return `${plural(number, "image")} of ${size[1]} × ${size[0]} pixels, ${classes}, ${count(total)} bytes${each}`;
+  return `${plural(number, "image")} of ${size.join("x")} pixels, ${classes}, ${count(total)} bytes${each}`;
 }
 
 /** Fills the bar and the legend under it. */

@@ -49,7 +49,7 @@ export class Viewer {
   draw() {
     const side = Number(get("pixels").value);
     const [height, width] = fitted(this.painter.header.size, side);
-    get("pixels-out").textContent = `${width} × ${height}`;
+    get("pixels-out").textContent = `${height}x${width}`;
     const { zoom } = this.view;
     get("zoom-out").textContent = `${zoom >= 10 ? zoom.toFixed(0) : zoom.toFixed(1).replace(/\.0$/, "")}×`;
     const turn = ++this.turn;

@@ -1,0 +1,116 @@
+// node tests/tools/page_logic.mjs FILE.gsd...    what the page computes without a browser; prints the byte table of each file
+
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+
+import { render } from "../../spec/js/render.mjs";
+import { WHOLE, ellipses, packed, reached, seen } from "../../tools/gsdata_tools/web/gaussians.mjs";
+import { between, byClass, fitted, found, layOut, moved } from "../../tools/gsdata_tools/web/layout.mjs";
+import { Store, serve } from "../../tools/gsdata_tools/web/store.mjs";
+
+const header = { antialias: "box-normalized", background: [0.25], channels: 1, size: [8, 12] };
+// x, y, l11, l21, l22, colour
+const values = Float32Array.from([-0.5, 0.25, 2, 1, 0.5, 0.75, 0.3, -0.8, 0.7, -0.6, 1.5, -0.5, 0.9, 0.9, 4, 0, 3, 0.25]);
+const near = (a, b, far = 1e-5) => assert.ok(Math.abs(a - b) <= far * (1 + Math.abs(b)), `${a} is not ${b}`);
+
+// A window of an enlarged image is a part of the whole image drawn at that size.
+assert.equal(seen(values, 1, WHOLE), values);
+const large = render(header, values, 8 * 8, 12 * 8);
+const window = render(header, seen(values, 1, { zoom: 4, x: 0.25, y: 0.5 }), 8 * 2, 12 * 2);
+for (let i = 0; i < 16; i++) for (let j = 0; j < 24; j++) near(window[24 * i + j], large[96 * (i + 32) + j + 24]);
+
+// The shader's numbers give the reference's pixels.
+const texels = packed(header, values, 16, 24);
+const expected = render(header, values, 16, 24);
+for (let i = 0; i < 16; i++) {
+  for (let j = 0; j < 24; j++) {
+    let sum = header.background[0];
+    for (let g = 0; g < texels.length; g += 12) {
+      const d = (j + 0.5 - texels[g]) * texels[g + 2];
+      const e = (i + 0.5 - texels[g + 1]) * texels[g + 3] - texels[g + 4] * d;
+      sum += Math.max(0, (Math.exp(-(d * d + e * e) / 2) - 2 ** -10) / (1 - 2 ** -10)) * texels[g + 8];
+    }
+    near(sum, expected[24 * i + j]);
+  }
+}
+
+// An ellipse is the square root of L Lᵀ: its axes give the matrix back.
+ellipses(header, values, 16, 24).forEach(({ x, y, long, short, angle }, g) => {
+  const [mx, my, ...l] = values.subarray(6 * g);
+  const [a, b, c] = [2 * l[0], 2 * l[1], 2 * l[2]];
+  const [s, t] = [Math.sin(angle), Math.cos(angle)];
+  near(x, 12 * (mx + 1));
+  near(y, 8 * (my + 1));
+  near(long ** 2 * t * t + short ** 2 * s * s, a * a);
+  near((long ** 2 - short ** 2) * s * t, a * b);
+  near(long ** 2 * s * s + short ** 2 * t * t, b * b + c * c);
+  assert.ok(long >= short);
+});
+assert.ok(reached(header, values, 16, 24) <= 16 * 24 * 4);
+assert.equal(reached(header, values.subarray(0, 0), 16, 24), 16 * 24);
+
+// Classes: in order, those without one last; searched in any case, word by word.
+const groups = byClass(Int32Array.from([2, 0, -1, 2, 0]), ["red ant", "bee", "Ant lion"]);
+assert.deepEqual(groups, [
+  { name: "red ant", images: [1, 4] },
+  { name: "Ant lion", images: [0, 3] },
+  { name: "without a class", images: [2] },
+]);
+assert.equal(byClass([7], []) [0].name, "class 7");
+assert.deepEqual(found(groups, " ANT ").map(({ name }) => name), ["red ant", "Ant lion"]);
+assert.deepEqual(found(groups, "lion ant").map(({ name }) => name), ["Ant lion"]);
+assert.equal(found(groups, "").length, 3);
+assert.deepEqual(found(groups, "<b>"), []);
+
+// Layout: every image once, in rows that do not overlap; what is on the screen is found.
+const many = [{ name: "a", images: [...Array(25).keys()] }, { name: "b", images: [25, 26, 27] }];
+const { rows, titles, columns, height, left } = layOut(many, 100, [18, 10], 2);
+assert.deepEqual([columns, rows.length, titles.length, left], [5, 6, 2, 0]);
+assert.deepEqual(rows.flatMap(({ images }) => images), [...Array(28).keys()]);
+for (let i = 1; i < rows.length; i++) assert.ok(rows[i].y >= rows[i - 1].y + 10);
+assert.ok(rows.at(-1).y + 10 <= height && titles[1].y > rows[4].y);
+assert.deepEqual(between(rows, rows[1].y + 9, rows[3].y + 1, 10), [1, 4]);
+assert.deepEqual(between(rows, -500, -100, 10), [0, 0]);
+assert.equal(layOut([{ name: "", images: [0] }], 5, [18, 10], 2).columns, 1);
+const endless = layOut([{ name: "", images: Array.from({ length: 100000 }, (_, i) => i) }], 500, [500, 500], 2);
+assert.ok(endless.height < 9e6 && endless.left > 0 && endless.rows.length + endless.left === 100000);
+
+// Keys: the last row of a group is shorter than others.
+const at = (row, column) => ({ row, column });
+assert.deepEqual(moved(rows, at(4, 4), "ArrowDown", 3), at(5, 2));
+assert.deepEqual(moved(rows, at(4, 4), "ArrowRight", 3), at(5, 0));
+assert.deepEqual(moved(rows, at(5, 0), "ArrowLeft", 3), at(4, 4));
+assert.deepEqual(moved(rows, at(0, 0), "ArrowLeft", 3), at(0, 0));
+assert.deepEqual(moved(rows, at(0, 0), "ArrowUp", 3), at(0, 0));
+assert.deepEqual(moved(rows, at(5, 2), "ArrowRight", 3), at(5, 2));
+assert.deepEqual(moved(rows, at(1, 2), "PageDown", 3), at(4, 2));
+assert.deepEqual(moved(rows, at(1, 2), "End", 3), at(5, 2));
+assert.deepEqual(moved(rows, at(1, 2), "Home", 3), at(0, 0));
+assert.equal(moved(rows, at(1, 2), "x", 3), null);
+assert.equal(moved([], at(0, 0), "End", 3), null);
+assert.deepEqual(fitted([8, 12], 24), [16, 24]);
+assert.deepEqual(fitted([2, 160], 16), [1, 16]);
+
+// Files: the byte table, classes and a drawing of each; what a worker answers.
+const tables = process.argv.slice(2).map((path) => {
+  const data = readFileSync(path);
+  const answers = [];
+  const scope = { postMessage: (message) => answers.push(message) };
+  serve(scope);
+  scope.onmessage({ data: { id: 1, what: "open", value: data.toString("base64") } });
+  scope.onmessage({ data: { id: 2, what: "chunk", value: 10 ** 6 } });
+  assert.deepEqual(Object.keys(answers[0]), ["id"]);
+  assert.match(answers[2].error, /Error: /);
+  const summary = answers[1].answer;
+  const store = new Store(data.toString("base64"));
+  const images = summary.images.reduce((a, b) => a + b, 0);
+  if (images) {
+    const { counts, values } = store.chunk(0);
+    const drawn = { values: values.subarray(0, counts[0] * (5 + summary.channels)), height: 5, width: 4 };
+    const [{ rgba, height, width }] = store.draw([drawn]);
+    assert.deepEqual([rgba.length, height, width], [80, 5, 4]);
+    if (summary.channels % 2) assert.ok(rgba.every((byte, i) => i % 4 < 3 || byte === 255));
+  }
+  return [summary.parts, Array.from(summary.classes), summary.tables];
+});
+console.log(JSON.stringify(tables));
