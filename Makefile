@@ -4,17 +4,21 @@ VENV ?= .venv
 PYTHON ?= python3
 PIP_ARGS ?=
 TESTS ?= tests
+SECONDS ?= 300
+SEED ?= 1
+JOBS ?= $(shell nproc 2>/dev/null || echo 1)
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.gsdata-dev
 # One process: PyTorch and Numba already use every core, and tests time out less oddly when they do not compete.
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo docs test test-slow lint format clean
+.PHONY: help demo docs fuzz fuzz-guided test test-slow lint format clean
 
 help:
 	@echo "make demo       distil digits to a 31,360-byte file, look at it, train from it (< 5 minutes on 2 cores)"
 	@echo "make test       the test suite without the slow tests (< 8 minutes on 2 cores)"
 	@echo "make test-slow  the slow tests"
+	@echo "make fuzz       damaged files for SECONDS=300 in JOBS processes, by three readers; make fuzz-guided by atheris"
 	@echo "make docs       the documentation site, site/index.html"
 	@echo "make lint       ruff and mypy"
 	@echo "make format     let ruff rewrite the sources"
@@ -38,6 +42,13 @@ docs: $(VENV)/.gsdata-docs
 
 test: $(STAMP)
 	@$(PYTEST) -m "not slow" $(TESTS)
+
+# 1 where it found something that must not be. Without node the reader in JavaScript is left out.
+fuzz: $(STAMP)
+	@$(BIN)/python fuzz/run.py --seconds $(SECONDS) --jobs $(JOBS) --seed $(SEED)
+
+fuzz-guided: $(VENV)/.gsdata-fuzz
+	@$(BIN)/python fuzz/guided.py -max_total_time=$(SECONDS)
 
 test-slow: $(STAMP)
 	@$(PYTEST) -m slow --timeout 1500 $(TESTS)

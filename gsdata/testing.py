@@ -12,12 +12,14 @@ NumPy generator seeded by one drawn integer, which is fast.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from typing import Any, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gsdata import mutating
 from gsdata.file import to_bytes
 from gsdata.gaussians import ANTIALIAS_MODES, Antialias, Gaussians
 from gsdata.quantize import Codes, Quantizer, QuantizerKind, QuantizerSet
@@ -33,6 +35,7 @@ __all__ = [
     "KINDS",
     "SET",
     "codes",
+    "damaged_files",
     "draw_values",
     "files",
     "gaussians",
@@ -260,3 +263,19 @@ def files(draw: st.DrawFn, max_images: int = 6, max_count: int = 12) -> bytes:
             st.dictionaries(st.sampled_from(["test.a", "test.b-c.d"]), st.binary(max_size=40), max_size=2)
         ),
     )
+
+
+@st.composite
+def damaged_files(draw: st.DrawFn, kind: mutating.Kind | None = None) -> bytes:
+    """Bytes that are no good file any more, most of them: ``files`` changed by ``mutating.mutate``.
+
+    Args:
+        draw: of hypothesis.
+        kind: how they are changed, one of ``mutating.KINDS``; None draws one. All but ``damaged`` have right checksums.
+    """
+    chosen: mutating.Kind = draw(st.sampled_from(mutating.KINDS)) if kind is None else kind
+    data = draw(files(max_images=3, max_count=6))
+    try:
+        return mutating.mutate(data, random.Random(draw(st.integers(0, 2**32 - 1))), chosen).data  # noqa: S311 - no secret
+    except ValueError:  # it has no codes to change
+        return data
