@@ -49,7 +49,7 @@ WEAKNESSES = {
     "10": ("gsdata/container.py", "if file_length != source.size:", "if False:", "after it"),
     "11": ("gsdata/container.py", "if zlib.crc32(data) != section.crc:", "if False:", "PARTS"),
     "12": ("tools/gsdata_tools/printing.py", "if c.isprintable() else", "if True else", "prints"),
-    "13": ("tools/gsdata_tools/running.py", "except MemoryError as error:", "except ZeroDivisionError as error:", "lines"),
+    "13": ("tools/gsdata_tools/running.py", "except (MemoryError, RuntimeError) as error:", "except ZeroDivisionError as error:", "lines"),
 }  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import re
 import shlex
 import signal
 import sys
@@ -64,8 +65,14 @@ def run(main_function: Callable[[list[str]], int | None], argv: Sequence[str] | 
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(2 if error.errno in _TYPED_WRONG else 1, f"{where}{error.strerror or error}")
-    except MemoryError as error:
-        return _fail(1, f"out of memory ({error or 'no details'}); --limit or a smaller --size needs less")
+    except (MemoryError, RuntimeError) as error:
+        what = (str(error).splitlines() or ["no details"])[0]
+        # PyTorch raises a RuntimeError where NumPy raises a MemoryError, on a CPU and on a GPU.
+        if isinstance(error, RuntimeError) and not re.search(
+            "(can't|failed to) allocate|(out of|not enough) memory", what
+        ):
+            raise
+        return _fail(1, f"out of memory ({what}); --limit or a smaller --size needs less")
     return code
 
 
