@@ -109,7 +109,18 @@ const tables = process.argv.slice(2).map((path) => {
     const drawn = { values: values.subarray(0, counts[0] * (5 + summary.channels)), height: 5, width: 4 };
     const [{ rgba, height, width }] = store.draw([drawn]);
     assert.deepEqual([rgba.length, height, width], [80, 5, 4]);
+    assert.equal(store.draw([drawn, drawn]).length, 2);
     if (summary.channels % 2) assert.ok(rgba.every((byte, i) => i % 4 < 3 || byte === 255));
+  }
+  // Someone's huge picture is drawn smaller, and not with others.
+  if (path.endsWith("large.gsd")) {
+    const width = 5 + summary.channels;
+    const rows = new Float32Array(20000 * width);
+    for (let i = 0; i < rows.length; i += width) rows.set([0, 0, 1e4, 0, 1e4], i);
+    const question = { values: rows, height: 512, width: 512 };
+    const found = store.draw([question, question]);
+    assert.equal(found.length, 1);
+    assert.ok(found[0].width < 128 && found[0].rgba.length === 4 * found[0].width * found[0].height);
   }
   return [summary.parts, Array.from(summary.classes), summary.tables];
 });

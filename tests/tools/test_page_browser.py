@@ -156,6 +156,16 @@ def test_one_image_large_with_ellipses(browser, show, backend):
     assert not browser.evaluate("document.getElementById('error').textContent")
 
 
+def test_what_is_too_heavy_for_webgl_is_drawn_all_the_same(browser, show):
+    show(gsd([4000, 5], size=(32, 32)), "#webgl")
+    browser.evaluate("gsd.viewer.open(0)")
+    browser.until("document.getElementById('picture').dataset.done === '0 512x512 1'")
+    drawn(browser)
+    assert browser.evaluate(
+        "gsd.viewer.context.getImageData(0, 0, 512, 512).data.some((byte) => byte > 0 && byte < 255)"
+    )
+
+
 def test_ten_thousand_images_scroll(browser, show):
     labels = [i % 10 for i in range(10_000)]
     show(gsd([8] * 10_000, labels=labels, classes=[str(k) for k in range(10)], size=(32, 32)))

@@ -85,6 +85,8 @@ export class Gl {
   }
 
   upload(texels) {
+    if (texels === this.uploaded) return; // the next lines of the same image
+    this.uploaded = texels;
     const { gl } = this;
     const count = texels.length / (4 * TEXELS);
     const rows = Math.max(1, Math.ceil(count / PER_ROW));

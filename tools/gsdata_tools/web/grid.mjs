@@ -39,7 +39,7 @@ export class Grid {
     const density = Math.min(devicePixelRatio, 2, LARGEST / this.side);
     if (!always && width === this.width && density === this.density) return;
     const anchor = this.anchor();
-    const [height, wide] = fitted(this.painter.header.size, Math.min(this.side, width * (this.ratio ?? 1)));
+    const [height, wide] = fitted(this.painter.header.size, Math.min(this.side, width));
     this.gap = this.side < 40 ? 2 : 6;
     Object.assign(this, { width, density, cell: [wide, height] });
     this.layout = layOut(this.groups, width, this.cell, this.gap);

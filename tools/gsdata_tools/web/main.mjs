@@ -75,8 +75,8 @@ async function start() {
   let shown = groups;
   const show = () => {
     const side = Number(get("side").value);
-    get("side-out").textContent = `${side} px`;
     grid.show(shown, side);
+    get("side-out").textContent = `${Math.max(...grid.cell)} px`;
     const left = grid.layout.left ? `; ${plural(grid.layout.left, "image")} further down than a page can scroll` : "";
     get("found").textContent = `${shown.length} of ${plural(groups.length, "class", "classes")}${left}`;
     get("none").hidden = shown.length > 0;

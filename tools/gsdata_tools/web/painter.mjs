@@ -7,6 +7,7 @@ import { Gl } from "./gl.mjs";
 const SIDE = 1024; // of the canvas for WebGL2: no image is drawn larger
 const [SHORT, LONG] = [8, 16]; // milliseconds of drawing in a frame, between which the work stays as it is
 const [LEAST, MOST] = [1e6, 4e8]; // work of a frame: pixels times Gaussians
+const HEAVY = 1e9; // work of an image that the worker, which knows what no Gaussian reaches, draws in any case
 const PIXELS = 1 << 16; // that the worker draws at a time
 const KEPT = 96 * 2 ** 20; // bytes of decoded chunks
 export const LARGEST = SIDE;
@@ -126,6 +127,8 @@ export class Painter {
         continue;
       }
       const gaussians = values.length / (5 + this.header.channels) + 2;
+      job.heavy = gaussians * job.height * job.width > HEAVY;
+      if (job.heavy) continue;
       job.texels ??= packed(this.header, seen(values, this.header.channels, job.view), job.height, job.width);
       while (job.line < job.height) {
         const lines = Math.min(job.height - job.line, Math.max(1, Math.floor((budget - work) / (gaussians * job.width))));
@@ -152,11 +155,12 @@ export class Painter {
         if (job.line >= job.height) this.finish(job);
       }
       this.jobs = this.jobs.filter((job) => job.line < job.height);
-      this.schedule();
     }
+    if (this.jobs.some(({ heavy }) => heavy)) this.drawElsewhere();
+    if (placed.length) this.schedule();
   }
 
-  /** Without WebGL2: as many images at a time as make about one large one, drawn by the worker. */
+  /** Without WebGL2, or too heavy for it: as many images at a time as make about one large one, drawn by the worker. */
   async drawElsewhere() {
     if (this.drawing) return;
     this.drawing = true;
@@ -166,7 +170,7 @@ export class Painter {
         const [some, questions] = [[], []];
         let pixels = 0;
         for (const job of this.jobs) {
-          const values = this.values(job.image);
+          const values = this.gl && !job.heavy ? null : this.values(job.image);
           if (!values) continue;
           some.push(job);
           questions.push({ values: values.slice(), height: job.height, width: job.width, view: job.view });
@@ -174,8 +178,9 @@ export class Painter {
         }
         if (!some.length) return;
         const pictures = await this.ask("draw", questions);
-        some.forEach((job, i) => job.wanted() && this.put(job, pictures[i]));
-        this.jobs = this.jobs.filter((job) => !some.includes(job));
+        const done = some.slice(0, pictures.length);
+        done.forEach((job, i) => job.wanted() && this.put(job, pictures[i]));
+        this.jobs = this.jobs.filter((job) => !done.includes(job));
       }
     } catch (error) {
       this.failed(error);

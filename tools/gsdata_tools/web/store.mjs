@@ -7,7 +7,7 @@ import { reached, seen } from "./gaussians.mjs";
 
 const MOST_ROWS = 400; // of a table; a header may hold 262,144 values
 const LONGEST = 1000; // characters of a value
-const MOST_WORK = 2e8; // pixels times Gaussians that one drawing without WebGL2 may take
+const MOST_WORK = 5e7; // pixels, over all Gaussians, that one drawing without WebGL2 computes: about half a second
 
 export class Store {
   /** @param {string} base64 the whole file */
@@ -43,9 +43,16 @@ export class Store {
     return this.file.chunk(number);
   }
 
-  /** RGBA bytes of each image of a list, drawn without WebGL2. */
+  /** RGBA bytes of images, drawn without WebGL2: of the first of the list, and of as many more as do not take too long. */
   draw(list) {
-    return list.map((image) => picture(this.file.header, image));
+    const pictures = [];
+    let work = 0;
+    for (const image of list) {
+      if (work > MOST_WORK / 8) break;
+      pictures.push(picture(this.file.header, image));
+      work += pictures.at(-1).work;
+    }
+    return pictures;
   }
 }
 
@@ -53,8 +60,9 @@ export class Store {
 function picture(header, { values, height, width, view }) {
   const rows = seen(values, header.channels, view);
   let [h, w] = [height, width];
-  while (reached(header, rows, h, w) > MOST_WORK && h * w > 1) [h, w] = [Math.max(1, h >> 1), Math.max(1, w >> 1)];
-  return { rgba: rgba(render(header, rows, h, w), header.channels, h * w), height: h, width: w };
+  let work;
+  while ((work = reached(header, rows, h, w)) > MOST_WORK && h * w > 1) [h, w] = [Math.max(1, h >> 1), Math.max(1, w >> 1)];
+  return { rgba: rgba(render(header, rows, h, w), header.channels, h * w), height: h, width: w, work };
 }
 
 /** Answers questions { id, what, with } of a page with { id, answer } or { id, error }. */

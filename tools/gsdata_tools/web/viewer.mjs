@@ -38,6 +38,7 @@ export class Viewer {
     this.stage.style.aspectRatio = `${width} / ${height}`;
     this.stage.style.setProperty("--aspect", width / height);
     if (!this.dialog.open) this.dialog.showModal();
+    this.tell();
     this.draw();
   }
 
