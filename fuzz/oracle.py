@@ -22,7 +22,7 @@ import numpy as np
 
 import gsdata
 from gsdata.container import CODEC_NAMES
-from gsdata.file import GsdFile
+from gsdata.file import GsdFile, merge
 
 ROOT = Path(__file__).resolve().parents[1]
 VECTORS = ROOT / "spec" / "vectors"
@@ -42,6 +42,9 @@ OTHERS = {
     "not a .gsd file": "P1",
 }
 """Rules behind messages that no vector has."""
+
+MOST_WRITTEN = 256
+"""Images and Gaussians of files that are written again: fitting a model takes longer than reading one."""
 
 sys.path.insert(0, str(ROOT / "spec"))
 import reader  # noqa: E402
@@ -92,6 +95,39 @@ def held_by(file: GsdFile) -> str:
         sections.append([section.chunk, section.name, CODEC_NAMES[section.codec], zlib.crc32(raw)])
     sha256 = hashlib.sha256(rows.tobytes()).hexdigest()
     return digest(file.content_id, file.counts.tolist(), labels, sha256, sections)
+
+
+def use(file: GsdFile, data: bytes) -> None:
+    """What programs do with a good file: nothing of it may fail, and what is written again is the same."""
+    if file.byte_table().total != len(data):
+        raise AssertionError("bytes that are not accounted for")
+    (
+        repr(file),
+        file.recipe,
+        file.metadata,
+        file.provenance,
+        file.classes,
+        file.sha256,
+        file.soft_labels,
+        file.stream_rates(),
+    )
+    if file.images + file.gaussian_count > MOST_WRITTEN:
+        return
+    every = range(-file.images, 0)
+    again = file.subset(every)
+    again.verify()
+    if not same(again, file) or merge([file, again]).images != 2 * file.images:
+        raise AssertionError("written again, it is another one")
+
+
+def same(one: GsdFile, other: GsdFile) -> bool:
+    """Whether two files hold the same images, whose Gaussians a writer may sort."""
+    return one.counts.tolist() == other.counts.tolist() and all(
+        sorted(one.gaussians([i]).colors.tolist()) == sorted(other.gaussians([i]).colors.tolist())
+        and sorted(one.gaussians([i]).means.tolist()) == sorted(other.gaussians([i]).means.tolist())
+        and one.labels[i] == other.labels[i]
+        for i in range(min(one.images, 8))
+    )
 
 
 def by_reader(data: bytes) -> str:
@@ -148,6 +184,8 @@ class Oracle:
             size = file.images * max(1, file.class_count if file.label_kind == "soft" else 1) + file.gaussian_count
             found.large = size > MOST_COMPARED
             found.held = None if found.large else held_by(file)
+            if not found.large:
+                use(file, data)
         except gsdata.GsdError as error:
             found.said = str(error)
             found.rule = self.rule_of(error)

@@ -31,17 +31,16 @@ BATCH = 2000
 """Files for one process of the reader in JavaScript."""
 TRACED = 256
 """One file in so many is read with every allocation traced, the others where the process grew."""
+LONG = ("header-limit-values.gsd", "value-limit-gaussians.gsd")
+"""Vectors that take a tenth of a second."""
 DECODER = ("zstd-", "header-zstd-")
 """Vectors whose zstd frames are no encoder's."""
 
 
 def seeds() -> dict[str, list[tuple[bytes, bool]]]:
     """For every kind of mutation the vectors to start from, and whether their frames are an encoder's."""
-    # Those at the limits hold the most that a file may: they take longest, and come seldom.
-    good = [
-        path for path in sorted(oracle.VECTORS.glob("[rv]*/*.gsd")) for _ in range(1 if "limit" in path.name else 50)
-    ]
-    bad = [path for path in sorted(oracle.VECTORS.glob("i*/*.gsd")) for _ in range(1 if "limit" in path.name else 20)]
+    good = [path for path in sorted(oracle.VECTORS.glob("[rv]*/*.gsd")) for _ in range(40)]
+    bad = [path for path in sorted(oracle.VECTORS.glob("i*/*.gsd")) for _ in range(1 if path.name in LONG else 20)]
     read = functools.lru_cache(None)(Path.read_bytes)
     good, every = ([(read(path), not path.name.startswith(DECODER)) for path in paths] for paths in (good, good + bad))
     return {"damaged": every, "repaired": every, "header": good, "codes": good}

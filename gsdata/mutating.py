@@ -145,6 +145,8 @@ def _repaired(data: bytes, rng: random.Random) -> tuple[bytes, bool]:
         row[column] = rng.choice(
             [row[column] ^ 1, (row[column] + rng.randrange(-2, 3)) & top, rng.randint(0, top), top]
         )
+        if column == 4 and row[1] == STORED and rng.random() < 0.5:
+            row[5] = row[4]
     if part == "preamble":
         number = rng.randrange(1, 7)
         top = (1 << (0, 16, 16, 32, 32, 32, 64)[number]) - 1
