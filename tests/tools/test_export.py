@@ -151,6 +151,17 @@ def test_how_tensors_are_normalised(recipe, source, words, mean, tmp_path, capsy
     assert not (tmp_path / "out" / "lr.pt").exists()
 
 
+def test_tensors_of_an_encoded_file_are_limited_as_networks_see_them(tmp_path, capsys):
+    torch = pytest.importorskip("torch")
+    words = ("--normalize", "none")
+    plain = torch.load(exported(tmp_path, capsys, "pt", *words) / "images.pt", weights_only=True)
+    assert plain.min() < 0 or plain.max() > 1
+    recipe = gsdata.Recipe(clamp=True)
+    (tmp_path / "clamped").mkdir()
+    out = exported(tmp_path / "clamped", capsys, "pt", *words, recipe=recipe)
+    assert torch.equal(torch.load(out / "images.pt", weights_only=True), plain.clamp(0, 1))
+
+
 @pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"
 )  # it leaves files open

@@ -58,7 +58,7 @@ def write_tensors(
     Args:
         stream: a set with labels.
         folder: an empty one.
-        normalization: of the images, whose values are as decoded and not clamped; None leaves them so.
+        normalization: of the images, whose values are as decoded, limited to [0, 1] only where the recipe says so; None leaves them so.
         lr: the learning rate to train with; None writes no ``lr.pt``.
         progress: called with the number of images that are done.
 

@@ -28,7 +28,7 @@ class Batch:
 
     Attributes:
         start: number of the first one.
-        pixels: (n, C, H, W), uint8 or float32 (not clamped).
+        pixels: (n, C, H, W), uint8, or float32, limited to [0, 1] where the recipe says so.
         labels: (n,) int64, -1 where there are none.
         soft: (n, K) float32, or None.
     """
@@ -83,9 +83,12 @@ class ImageStream:
                 gaussians = file.gaussians(np.arange(first, last))
                 for start in range(first, last, most):
                     stop = min(start + most, last)
-                    pixels = gsdata.render(gaussians, self.size, np.arange(start - first, stop - first), dtype=dtype)
+                    chosen = np.arange(start - first, stop - first)
+                    pixels = np.asarray(gsdata.render(gaussians, self.size, chosen, dtype=dtype))
+                    if dtype == "float32" and file.recipe.clamp:
+                        pixels = pixels.clip(0, 1)
                     soft = None if file.soft_labels is None else file.soft_labels[start:stop]
-                    yield Batch(done + start, np.asarray(pixels), file.labels[start:stop], soft)
+                    yield Batch(done + start, pixels, file.labels[start:stop], soft)
             done += len(file)
 
 
