@@ -11,15 +11,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from distill_cifar10 import run
 from environment import code_digest, hardware, versions
-
-MODULES = {"gsd-distill": "distill", "gsd-eval": "evaluate", "gsd-experts": "experts"}
 
 
 @dataclass(frozen=True)
@@ -69,13 +67,6 @@ QUICKLY = Comparison(
     evaluate="--data mnist --limit 500 --seeds 1 --steps 20",
     baselines="--baselines webp",
 )
-
-
-def run(command: str, folder: Path) -> None:
-    """Run one of our commands in a folder, continuing what an earlier run left."""
-    name, *rest = command.split()
-    start = f"import sys; from gsdata_tools.{MODULES[name]} import main; sys.exit(main())"
-    subprocess.run([sys.executable, "-c", start, *rest, "--resume"], cwd=folder, check=True)
 
 
 def finished(path: Path) -> bool:

@@ -20,7 +20,7 @@ from environment import hardware, versions
 
 DISTILL = "gsd-distill dm --data cifar10 --ipc 1 --iterations {iterations} -o c10.gsd"
 EVALUATE = "gsd-eval c10.gsd --data cifar10 --seeds 3 --baselines random-gsd,webp,jpeg -o c10-eval.json"
-MODULES = {"gsd-distill": "distill", "gsd-eval": "evaluate"}
+MODULES = {"gsd-distill": "distill", "gsd-eval": "evaluate", "gsd-experts": "experts"}
 
 
 def run(command: str, folder: Path) -> None:
