@@ -34,7 +34,7 @@ def set_threads(checkpoint: Checkpoint, states: Sequence[str]) -> None:
 def keep_freed_memory() -> None:
     """Tell glibc to keep what torch frees for its next step; on other systems nothing.
 
-    By default large blocks go back to the kernel at once, and a training on a CPU spends up to a third of its time on getting
+    By default large blocks go back to the kernel at once, and a training on a CPU spends much of its time on getting
     the same pages anew (``minflt`` of ``getrusage``).
     """
     if not sys.platform.startswith("linux"):
