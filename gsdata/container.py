@@ -26,7 +26,7 @@ from gsdata import canonical
 from gsdata.accidents import MAGIC, what_else
 from gsdata.errors import ChecksumError, FormatError, LimitError, VersionError
 
-VERSION = (0, 3)
+VERSION = (1, 0)
 PREAMBLE = struct.Struct("<8sHHIIIQ")  # magic, major, minor, flags, header length, section count, file length
 CRC = struct.Struct("<I")
 PREAMBLE_SIZE = PREAMBLE.size + CRC.size
@@ -297,11 +297,15 @@ def read_container(source: Source) -> Container:
             f"{name}: truncated: {len(preamble)} bytes, the preamble at offset 0 has {PREAMBLE_SIZE}; get it again"
         )
     _, major, minor, flags, header_length, section_count, file_length = PREAMBLE.unpack_from(preamble)
-    # From 1.0 on, another minor of the same major may be read: what it needs is in ``required``.
-    if major != VERSION[0] or (minor != VERSION[1] and not major):
+    # Any minor of this major may be read: what it needs is in ``required``.
+    if major != VERSION[0]:
+        what_to_do = (
+            "get a newer gsdata"
+            if major > VERSION[0]
+            else "it is from before 1.0 was fixed: write it again from its source"
+        )
         raise VersionError(
-            f"{name}: format version {major}.{minor} at offset 8, this reader knows {VERSION[0]}.{VERSION[1]} only "
-            "(before 1.0 every version is its own); use the gsdata release that wrote it, or write it again"
+            f"{name}: format version {major}.{minor} at offset 8, this reader knows {VERSION[0]}.x; {what_to_do}"
         )
     if file_length != source.size:
         state = "truncated" if source.size < file_length else "has trailing bytes"

@@ -24,7 +24,7 @@ from errors import ChecksumError, FormatError, LimitError, VersionError, need
 from header import LABELS, Msgpack, check_header
 from rans import rans
 
-MAGIC, VERSION = b"\x89GSD\r\n\x1a\n", (0, 3)
+MAGIC, VERSION = b"\x89GSD\r\n\x1a\n", (1, 0)
 
 
 # --- container ------------------------------------------------------------------------------------------------------------
@@ -53,8 +53,7 @@ class File:
         self.data = data
         need(data[:8] == MAGIC and len(data) >= 36, 0, "no .gsd file")
         major, minor, flags, length, count, size, crc = struct.unpack_from("<HHIIIQI", data, 8)
-        good = major == VERSION[0] and (minor == VERSION[1] or major > 0)
-        need(good, 8, f"version {major}.{minor}, not {VERSION[0]}.{VERSION[1]}", VersionError)
+        need(major == VERSION[0], 8, f"version {major}.{minor}, not {VERSION[0]}.x", VersionError)
         need(size == len(data), 24, f"{len(data)} bytes instead of {size}")
         need(flags in (0, 1), 12, f"flags {flags}")
         need(length <= 1 << 22, 16, f"header of {length} bytes", LimitError)

@@ -231,8 +231,8 @@ def test_table_rules(change: Callable[[list[list[int]]], None], message: str) ->
 @pytest.mark.parametrize(
     ("preamble", "error", "message"),
     [
-        ({"major": 1}, VersionError, r"version 1\.3 .* knows 0\.3"),
-        ({"minor": 1}, VersionError, r"version 0\.1 .* knows 0\.3"),
+        ({"major": 2}, VersionError, r"version 2\.0 .* knows 1\.x; get a newer gsdata"),
+        ({"major": 0, "minor": 3}, VersionError, r"version 0\.3 .* knows 1\.x; .* write it again"),
         ({"flags": 2}, FormatError, "flags"),
         ({"flags": 1}, FormatError, "header at offset 36: not a zstd frame"),
         ({"header_length": 2**32 - 1}, LimitError, "header of 4294967295 bytes"),

@@ -104,7 +104,7 @@ def test_everything_that_was_written_is_read(tmp_path: Path) -> None:
     assert file.recipe == Recipe(mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2), lr=0.01, model="ConvNet-D3")
     assert file.provenance == {"source": {"name": "test", "sha256": "00"}, "seed": 0}
     assert file.metadata == {"note": "é", "list": [1, 2.5, None, b"x"]}
-    assert file.format_version == (0, 3)
+    assert file.format_version == (1, 0)
     assert file.header.quantizers == (SET, OTHER)
     assert file.header.images.tolist() == [2, 2, 1]
     assert file.read_optional("test.zeros") == bytes(500)
@@ -251,7 +251,9 @@ def test_bad_indices(indices: list[Any], message: str) -> None:
 
 def test_a_newer_version_and_an_unknown_feature_are_named() -> None:
     header, sections = take_apart(full_file())
-    with pytest.raises(VersionError, match=r"format version 3\.7 at offset 8, this reader knows 0\.3"):
+    with pytest.raises(
+        VersionError, match=r"format version 3\.7 at offset 8, this reader knows 1\.x; get a newer gsdata"
+    ):
         gsdata.open(put_together(header, sections, major=3, minor=7))
     with pytest.raises(VersionError, match="needs the feature 'hologram'"):
         gsdata.open(put_together(header | {"required": ["hologram"], "new key": 1}, sections))

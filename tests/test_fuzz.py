@@ -50,7 +50,7 @@ def test_shares_of_mutations(tmp_path, monkeypatch):
 
 
 def test_a_crash_is_found(tmp_path, monkeypatch):
-    run = a_run(300, tmp_path, monkeypatch, container, "what_else", lambda data: 1 // 0)
+    run = a_run(1000, tmp_path, monkeypatch, container, "what_else", lambda data: 1 // 0)
     assert run.problems[0].startswith("crash: ")
     assert "ZeroDivisionError" in run.problems[0]
     (kept,) = (tmp_path / "found").glob("crash-*.gsd")

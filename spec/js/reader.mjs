@@ -10,7 +10,7 @@ import { readHeader } from "./header.mjs";
 import { rans } from "./rans.mjs";
 import { unzstd } from "./zstd.mjs";
 
-export const VERSION = [0, 3];
+export const VERSION = [1, 0];
 export const CODECS = ["stored", "zstd", "rans"];
 const MAGIC = [0x89, 0x47, 0x53, 0x44, 0x0d, 0x0a, 0x1a, 0x0a];
 
@@ -36,12 +36,7 @@ export class GsdFile {
     const view = new DataView(data.buffer, data.byteOffset, data.byteLength);
     const [major, minor, flags] = [view.getUint16(8, true), view.getUint16(10, true), view.getUint32(12, true)];
     const [length, count] = [view.getUint32(16, true), view.getUint32(20, true)];
-    need(
-      major === VERSION[0] && (minor === VERSION[1] || major > 0),
-      8,
-      `version ${major}.${minor}, not ${VERSION.join(".")}`,
-      VersionError,
-    );
+    need(major === VERSION[0], 8, `version ${major}.${minor}, not ${VERSION[0]}.x`, VersionError);
     need(
       view.getBigUint64(24, true) === BigInt(data.length),
       24,

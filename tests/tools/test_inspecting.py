@@ -74,7 +74,7 @@ def test_json_values(path, capsys):
     found = json.loads(run(capsys, path, "--json")[1])
     data = path.read_bytes()
     assert found["schema"] == "gsd-inspect/1"
-    assert found["format_version"] == "0.3"
+    assert found["format_version"] == "1.0"
     assert found["sha256"] == hashlib.sha256(data).hexdigest()
     assert found["content_id"] == gsdata.open(data).content_id
     assert (found["images"], found["classes"], found["channels"]) == (6, 3, 3)
@@ -113,7 +113,7 @@ def test_page(path, capsys):
     total = path.stat().st_size
     assert lines[0] == f"{path}: 6 images of 12x10 pixels, 3 classes, hard labels"
     for line in (
-        "format gsd 0.3",
+        "format gsd 1.0",
         "classes ant, bee, cat",
         "images per class 2",
         f"total {total:,} 100.00 %",

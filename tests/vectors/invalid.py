@@ -42,13 +42,10 @@ def preamble() -> Invalid:
         return put_together(header, sections, **fields)
 
     versions = {"version-newer-major": (major + 1, 0), "version-65535": (65535, 65535)}
-    versions |= {f"version-0.{n}": (0, n) for n in range(1, minor if major == 0 else 3)}
-    if major == 0:
-        versions["version-newer-minor"] = (0, minor + 1)
+    versions |= {f"version-0.{n}": (0, n) for n in (1, 2, 3)}  # those that were before 1.0
     found: Invalid = {name: (["P2"], VERSION_, 8, with_fields(major=a, minor=b)) for name, (a, b) in versions.items()}
-    if major:
-        hologram = put_together(header | {"required": ["hologram"]}, sections, minor=minor + 1)
-        found["version-newer-minor-required"] = ["P2", "H12"], VERSION_, HEADER, hologram
+    hologram = put_together(header | {"required": ["hologram"]}, sections, minor=minor + 1)
+    found["version-newer-minor-required"] = ["P2", "H12"], VERSION_, HEADER, hologram
     return found | {
         "magic-text-mode": (["P1"], FORMAT, 0, BASE.replace(b"\r\n", b"\n", 1)),
         "magic-first-byte": (["P1"], FORMAT, 0, changed(BASE, 0, b"\x09")),

@@ -159,8 +159,7 @@ def valid() -> dict[str, tuple[list[str], bytes]]:
             gsdata.to_bytes(make_codes(0, [4], channels=1, sets=(log2_all(),)), level=0),
         ),
     }
-    if VERSION[0]:
-        found["newer-minor"] = ["P2"], newer_minor()
+    found["newer-minor"] = ["P2"], newer_minor()
     for channels in (1, 2, 3, 4):
         rules = ["G4", "S9"] if channels == 3 else ["G4", "S10"]
         found[f"channels-{channels}"] = rules, gsdata.to_bytes(make_codes(channels, [3, 2], channels=channels), level=0)
