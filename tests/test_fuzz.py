@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -115,3 +120,72 @@ def test_the_guided_target_says_what_it_needs() -> None:
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "\tDONE " in done.stderr
+
+
+def test_a_reader_that_takes_too_long_is_a_hang(tmp_path, monkeypatch):
+    run = a_run(0, tmp_path, monkeypatch)
+    run.judge("spec/js", (1.5, "refused FormatError"), oracle.SLOW, "refused", b"slow")
+    run.judge("spec/reader.py", (1.5, "refused FormatError"), oracle.SLOW_READER, "refused", b"not slow")
+    assert (run.counts["hang"], run.slowest) == (1, {"spec/js": 1.5, "spec/reader.py": 1.5})
+    assert run.problems[0].startswith("hang: ")
+    monkeypatch.setattr(oracle, "STOP", 0.2)
+
+    def endless(data: bytes) -> Any:
+        while True:
+            pass
+
+    monkeypatch.setattr(oracle.reader, "describe", endless)
+    assert oracle.by_reader(b"")[1].startswith("hang: ")
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
+@pytest.mark.parametrize(
+    ("fault", "said"), [("process.exit(3)", "crash node ended with 3"), ("for (;;);", "hang: stopped after")]
+)
+def test_what_ends_node_is_told_and_the_files_after_it_are_read(fault, said, tmp_path, monkeypatch):
+    (tmp_path / "fuzz").mkdir()
+    (tmp_path / "spec").symlink_to(ROOT / "spec")
+    script = (ROOT / "fuzz" / "verdicts.mjs").read_text()
+    script = script.replace("function verdict(data) {", f"function verdict(data) {{\n  if (data[0] === 66) {fault}\n")
+    (tmp_path / "fuzz" / "verdicts.mjs").write_text(script)
+    monkeypatch.setattr(oracle, "__file__", str(tmp_path / "fuzz" / "oracle.py"))
+    answers = oracle.by_javascript([b"no", b"Bad", b"no"], timeout=5)
+    assert [answer.split(":")[0].split(" ")[0] for _, answer in answers] == [
+        "refused",
+        said.split(":")[0].split(" ")[0],
+        "refused",
+    ]
+    assert answers[1][1].startswith(said)
+
+
+def test_a_run_is_saved_ends_by_itself_and_tells_of_a_process_that_died(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(fuzz_run, "FOUND", tmp_path)
+    monkeypatch.setattr(fuzz_run, "SAVED", 0.0)
+    monkeypatch.setattr(fuzz_run, "TOLD", 0.0)
+    report = fuzz_run.fuzz(1, 60, 41, 2, False, tmp_path / "report.json")
+    assert report["counts"]["inputs"] == 41
+    assert json.loads((tmp_path / "report.json").read_text()) == report
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+    assert " inputs, 0 problems" in capsys.readouterr().err
+    monkeypatch.setattr(fuzz_run.Run, "one", lambda self: os._exit(7))
+    report = fuzz_run.fuzz(1, 60, 41, 2, False)
+    assert report["problems"][1].startswith("crash: a process ended with 7")
+
+
+def test_the_first_ctrl_c_ends_a_run_with_its_report(tmp_path):
+    command = [
+        sys.executable,
+        ROOT / "fuzz" / "run.py",
+        "--no-javascript",
+        "--seconds",
+        "200",
+        "--json",
+        tmp_path / "a.json",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        time.sleep(8)
+        run.send_signal(signal.SIGINT)
+        output, errors = run.communicate(timeout=60)
+    assert (run.returncode, errors) == (0, "stopping; once more: at once\n")
+    assert output.splitlines()[-1] == "crashes 0; hangs 0; allocations 0; disagreements 0"
+    assert json.loads((tmp_path / "a.json").read_text())["counts"]["inputs"] > 0

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
+import zstandard
 from hypothesis import given, settings
 
 import gsdata
 from files import same_content
-from gsdata import forging, mutating, testing
+from gsdata import forging, mutating, rans, testing
+from gsdata.container import MAX_WINDOW
 from gsdata.errors import ChecksumError, GsdError
+from gsdata.mutating import frames, models
 from hostile import good_or_refused, small_file
+
+VECTORS = Path(__file__).parents[1] / "spec" / "vectors" / "valid"
 
 
 @settings(max_examples=40)
@@ -89,3 +95,73 @@ def test_repairing_gives_a_good_file_again():
     with pytest.raises(GsdError):
         gsdata.open(forging.repair(bytes(wrong[:at])))
     assert forging.repair(b"short") == b"short"
+
+
+def rules_of(kind: mutating.Kind, data: bytes, wanted: str) -> bool:
+    """Whether some mutants of a kind are refused with a message like this one."""
+    rng = random.Random(4)
+    for _ in range(3000):
+        try:
+            gsdata.open(mutating.mutate(data, rng, kind).data).verify()
+        except GsdError as error:
+            if wanted in f"{type(error).__name__}: {error}":
+                return True
+    return False
+
+
+@pytest.mark.parametrize(
+    ("kind", "wanted"),
+    [
+        ("header", "LimitError: <bytes>: header chunks: more than 16777216 images"),
+        ("header", "LimitError: <bytes>: header sections: 65 optional sections"),
+        ("header", "LimitError: <bytes>: header quantizers: number of sets must lie in 1..256"),
+        ("header", "LimitError: <bytes>: header chunks: soft labels of"),
+        ("header", "is too narrow for"),
+        ("repaired", "the file at"),
+        ("repaired", "LimitError: <bytes>: section 'gaussians' of chunk 0 at offset"),
+    ],
+)
+def test_limits_are_aimed_at(kind, wanted):
+    data = (VECTORS / "codec-zstd.gsd").read_bytes()
+    assert rules_of(kind, data, wanted)
+
+
+def test_models_are_good_ones_and_bad_ones_of_every_kind():
+    file = gsdata.open((VECTORS / "codec-rans-one-lane.gsd").read_bytes())
+    layout = file._chunks.layouts(0)["gaussians"]
+    raw = file._chunks.raw(0, ["gaussians"])["gaussians"]
+    rng, read, said = random.Random(0), set(), set()
+    for _ in range(900):
+        stored = models.coded(raw, raw, layout, rng)
+        try:
+            if rans.decode([(stored, layout, "")]) == [raw]:
+                read.add(stored)
+        except GsdError as error:
+            said.add(str(error))
+    assert len(read) > 40
+    for wanted in (
+        "lanes, the limit",
+        "no stream that",
+        "log-weights must",
+        "padded",
+        "words",
+        "state",
+        "too large",
+        "ends within",
+    ):
+        assert any(wanted in text for text in said), wanted
+
+
+def test_another_frame_header_is_read_alike_where_it_says_so():
+    rng, raw = random.Random(0), bytes(range(40)) * 40
+    frame, made = forging.frame(raw), {False: 0, True: 0}
+    for _ in range(300):
+        other, agreed = frames.changed(frame, rng)
+        try:
+            window = zstandard.get_frame_parameters(other).window_size
+        except zstandard.ZstdError:
+            window = MAX_WINDOW + 1
+        if agreed and window <= MAX_WINDOW:
+            assert zstandard.ZstdDecompressor().decompress(other, max_output_size=len(raw)) == raw
+        made[agreed and window > MAX_WINDOW] += other != frame
+    assert min(made.values()) > 30
