@@ -48,6 +48,8 @@ OTHERS = {
     "header at offset #: a zstd window": "L6",
     "nothing more expected": "T7/T8",
     "header quantizers: uniform quantiser from": "Q4",
+    "the file needs the feature": "H12",
+    "header holds more than # values": "L2",
     "header: recipe augment": "R1",
     "header: recipe batch_size": "R2",
     "header: recipe epochs": "R3",

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any, Literal, TypeAlias, get_args
 
 from gsdata import forging
-from gsdata.container import CRC, PREAMBLE, PREAMBLE_SIZE, RANS, SECTION, STORED, ZSTD, ZSTD_MAGIC
+from gsdata.container import CRC, PREAMBLE, PREAMBLE_SIZE, RANS, SECTION, STORED, VERSION, ZSTD, ZSTD_MAGIC
 from gsdata.errors import GsdError
 from gsdata.mutating import codes, frames, header
 
@@ -74,9 +74,11 @@ def _apart(data: bytes) -> tuple[dict[str, Any], forging.Sections]:
 def _header(data: bytes, rng: random.Random) -> bytes:
     own, sections = _apart(data)
     packed = header.changed(own, rng)
+    # A reader has another list of keys for a minor version that is newer than its own.
+    preamble = {"minor": VERSION[1] + rng.choice([1, 100])} if rng.random() < 0.15 else {}
     if rng.random() < 0.2 and len(framed := forging.frame(packed)) < len(packed):
-        return forging.put_together(framed, sections, flags=1)
-    return forging.put_together(packed, sections)
+        return forging.put_together(framed, sections, flags=1, **preamble)
+    return forging.put_together(packed, sections, **preamble)
 
 
 # --- bytes ------------------------------------------------------------------------------------------------------------

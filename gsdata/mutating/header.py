@@ -27,6 +27,19 @@ _ODD: list[Any] = [None, True, False, "", b"", [], {}, 0.0, -0.0, 0.5, 1e-300, 1
 _ODD += ["none", "hard", "dense", "sparse", "log2", "uniform", "box", "counts", "a.b", "A b", "x" * 300, b"\xff"]
 _ODD += [[0], [1.0, 1.0], ["a.b", "a.b"], {"a": 1}, list(range(300)), {f"{i:03}": i for i in range(20)}]
 _ODD += [[f"test.n{i}" for i in range(66)]]
+_NAMES = [
+    "z",
+    "z.Z",
+    "z..z",
+    "z.z.z.z",
+    "z.z.z.z.z",
+    f"z.{'z' * 31}",
+    f"z.{'z' * 32}",
+    "z.z\n",
+    "z./z",
+    "\xfc.z",
+    "label.weights",
+]
 _FIELDS = tuple(Recipe.__dataclass_fields__)
 _LARGE = 1 / 80
 """Share of the changes at limits that make a header which takes a tenth of a second to read."""
@@ -99,6 +112,7 @@ def at_a_limit(header: dict[str, Any], rng: random.Random) -> dict[str, Any]:
     ways: list[tuple[str, Any]] = [
         ("class_count", meaning.MAX_CLASSES + beyond),
         ("sections", [*(name for name in header["sections"] if "test" not in name), *names]),
+        ("sections", [*header["sections"], rng.choice(_NAMES)]),
         ("metadata", {"deep": deep}),
         (
             "quantizers",
