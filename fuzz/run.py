@@ -172,6 +172,8 @@ def work(seed: int, seconds: float, inputs: int, javascript: bool, place: Path, 
     if seed % 2 and importlib.util.find_spec("numba"):
         import numba  # noqa: F401 - gsdata decodes rANS by it where it is loaded, else by NumPy
     run = Run(seed, javascript, place)
+    for path in sorted(oracle.VECTORS.glob("valid/codec-*.gsd")):  # Numba compiles when it first decodes
+        run.oracle.read(path.read_bytes())
     end = time.monotonic() + seconds
     saved = time.monotonic()
     while run.counts["inputs"] < inputs and len(run.problems) < MOST_PROBLEMS:

@@ -75,7 +75,7 @@ def _header(data: bytes, rng: random.Random) -> bytes:
     own, sections = _apart(data)
     packed = header.changed(own, rng)
     # A reader has another list of keys for a minor version that is newer than its own.
-    preamble = {"minor": VERSION[1] + rng.choice([1, 100])} if rng.random() < 0.15 else {}
+    preamble: dict[str, Any] = {"minor": VERSION[1] + rng.choice([1, 100])} if rng.random() < 0.15 else {}
     if rng.random() < 0.2 and len(framed := forging.frame(packed)) < len(packed):
         return forging.put_together(framed, sections, flags=1, **preamble)
     return forging.put_together(packed, sections, **preamble)
