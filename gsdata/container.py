@@ -27,6 +27,7 @@ from gsdata.accidents import MAGIC, what_else
 from gsdata.errors import ChecksumError, FormatError, LimitError, VersionError
 
 VERSION = (1, 0)
+"""The newest version that this reader knows. What needs no newer one is written as 1.0, also when there is one."""
 PREAMBLE = struct.Struct("<8sHHIIIQ")  # magic, major, minor, flags, header length, section count, file length
 CRC = struct.Struct("<I")
 PREAMBLE_SIZE = PREAMBLE.size + CRC.size
@@ -344,19 +345,22 @@ def read_container(source: Source) -> Container:
 
 def _check_names(header: Mapping[str, Any], name: str) -> list[str]:
     """The names of the sections, once it is clear that this reader may read the table."""
+    found: list[str] = []
     for key in ("required", "sections"):
-        names = header.get(key, [] if key == "required" else None)
-        if not isinstance(names, list) or not all(isinstance(n, str) for n in names) or len(set(names)) != len(names):
+        value = header.get(key, [] if key == "required" else None)
+        good = isinstance(value, list) and all(isinstance(n, str) for n in value)
+        if good and key == "required" and (unknown := [n for n in value if n not in KNOWN_FEATURES]):
+            # Before all else that the header says: a feature may give it another meaning.
+            raise VersionError(
+                f"{name}: the file needs the feature {unknown[0]!r:.80}, which this reader does not know (header at offset "
+                f"{PREAMBLE_SIZE}); update gsdata"
+            )
+        if not good or len(set(value)) != len(value):
             raise FormatError(
                 f"{name}: '{key}' in the header at offset {PREAMBLE_SIZE} must be a list of different names"
             )
-    for feature in header.get("required", []):
-        if feature not in KNOWN_FEATURES:
-            raise VersionError(
-                f"{name}: the file needs the feature {feature!r:.80}, which this reader does not know (header at offset "
-                f"{PREAMBLE_SIZE}); update gsdata"
-            )
-    return list(header["sections"])
+        found = value
+    return found
 
 
 def _header_bytes(stored: bytes, flags: int, where: str) -> bytes:

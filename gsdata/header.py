@@ -30,6 +30,8 @@ MAX_OPTIONAL_SECTIONS = 64
 MAX_BACKGROUND = 2.0**24
 OPTIONAL_NAME = re.compile(r"[a-z0-9_-]{1,31}(\.[a-z0-9_-]{1,31}){1,3}")
 """What an optional section may be called: two to four words joined by dots, the first one its maker's."""
+RESERVED_MAKERS = ("counts", "gaussians", "gsd", "label", "labels")
+"""First words that no writer takes: later minor versions of the format may."""
 
 _KEYS = (
     "chunks",
@@ -206,6 +208,8 @@ def _known_part(raw: Mapping[str, Any]) -> dict[str, Any]:
         return {key: value[key] for key in value if key in keys} if isinstance(value, dict) else value
 
     known = {key: cut(value, _MAPS[key]) if key in _MAPS else value for key, value in raw.items() if key in _KEYS}
+    if known.get("labels") != "sparse" and isinstance(known.get("chunks"), dict):
+        known["chunks"].pop("labels", None)  # a key of this version, but not in this place
     if isinstance(known.get("quantizers"), list):
         known["quantizers"] = [cut(row, _SET) for row in known["quantizers"]]
     return known

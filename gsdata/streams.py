@@ -20,6 +20,7 @@ from gsdata.rans.layout import Layout
 
 COUNT_BITS = 16
 MAX_COUNT = 2**COUNT_BITS - 1
+_BLOCK = 1 << 16
 LABEL_SECTIONS = ("labels", "label.counts", "label.classes", "label.weights")
 COLOR_TRANSFORM = "green-difference"
 ORDER_TRANSFORM = "sorted-delta"
@@ -287,14 +288,20 @@ def decode_labels(
     else:
         bits = class_bits(class_count + 1)
         per_image = unpack(raw["label.counts"], images, class_count + 1, bits, where).astype(np.int64)
-        columns = unpack(raw["label.classes"], entries, class_count, class_bits(class_count), where).astype(np.int64)
-        if int(per_image.sum()) != entries:
-            raise FormatError(f"{where}: label counts add up to {int(per_image.sum())}, the header says {entries}")
-        rows = np.repeat(np.arange(images), per_image)
-        if (np.diff(rows * class_count + columns) <= 0).any() or (values == 0).any():
-            raise FormatError(f"{where}: sparse labels must name ascending classes with weights above zero")
+        columns = unpack(raw["label.classes"], entries, class_count, class_bits(class_count), where)
+        ends = np.cumsum(per_image)
+        if images and int(ends[-1]) != entries:
+            raise FormatError(f"{where}: label counts add up to {int(ends[-1])}, the header says {entries}")
         weights = np.zeros((images, class_count), np.uint8)
-        weights[rows, columns] = values
-    if images and (weights.sum(axis=1, dtype=np.int64) == 0).any():
+        last = -1
+        for first in range(0, entries, _BLOCK):  # what follows takes 8 bytes a weight and more
+            block = slice(first, min(first + _BLOCK, entries))
+            rows = np.searchsorted(ends, np.arange(block.start, block.stop), side="right")
+            places = rows * class_count + columns[block]
+            if (np.diff(places, prepend=last) <= 0).any() or (values[block] == 0).any():
+                raise FormatError(f"{where}: sparse labels must name ascending classes with weights above zero")
+            weights.reshape(-1)[places] = values[block]
+            last = int(places[-1])
+    if not weights.any(axis=1).all():
         raise FormatError(f"{where}: the soft label of an image has no weight at all")
     return Labels(layout, class_count, weights=weights)

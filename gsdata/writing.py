@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from gsdata import canonical, rans, streams
 from gsdata.container import write_container
 from gsdata.errors import FormatError, LimitError
-from gsdata.header import MAX_CHUNK_IMAGES, Header
+from gsdata.header import MAX_CHUNK_IMAGES, RESERVED_MAKERS, Header
 from gsdata.quantize import Codes
 from gsdata.recipe import Recipe
 from gsdata.streams import LabelLayout, Labels
@@ -56,7 +56,8 @@ def to_bytes(
         metadata: anything else; plain values only.
         chunk_images: most images of a chunk, 1 to 65,536; a chunk also ends at 1 MiB of raw streams.
         level: zstd level, 1 to 22; 0 stores everything as it is.
-        optional_sections: further sections by name (``vendor.name``), which readers skip and keep.
+        optional_sections: further sections by name (``vendor.name``), which readers skip; ``gsd``,
+            ``counts``, ``labels``, ``label`` and ``gaussians`` are no vendors.
 
     Raises:
         ValueError: labels do not fit the images or classes, or a value cannot be stored.
@@ -218,7 +219,6 @@ def assemble(
             if level and len(data) >= _LEAST_CODED:
                 coded[name, number] = rans.encode(data, layouts[name], streams.CONTEXTS)
     extra = dict(sorted((optional_sections or {}).items()))
-    sections += [(name, 0, data) for name, data in extra.items()]
     header = Header(
         size=codes.size,
         channels=codes.channels,
@@ -244,6 +244,11 @@ def assemble(
         raise
     except FormatError as error:
         raise ValueError(str(error)) from None
+    if reserved := [name for name in extra if name.split(".")[0] in RESERVED_MAKERS]:
+        raise ValueError(
+            f"optional section {reserved[0]!r}: such names are the format's; begin with a name of your own"
+        )
+    sections += [(name, 0, data) for name, data in extra.items()]
     return write_container(header, sections, level, coded)
 
 

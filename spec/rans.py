@@ -28,6 +28,7 @@ def rans(data: bytes, streams: list[tuple[int, int]], at: int) -> bytes:
 
     need(data, at, "no bytes")
     need(data[0] <= 8, at, "more than 2^8 lanes", LimitError)
+    need(data[0] >= 7 or max(n for _, n in streams) <= 2048 << data[0], at, "too few lanes", LimitError)
     planes = [(s, shift, min(b - shift, 8)) for s, (b, _) in enumerate(streams) for shift in (0, 8) if b > shift]
     structure: list[tuple[list[int], list[int], list[int | None]]] = []
     for stream, shift, _ in planes:

@@ -64,13 +64,13 @@ def describe(data: bytes) -> dict[str, Any]:
 def picture(gaussians: gsdata.Gaussians, image: int, size: tuple[int, int]) -> dict[str, Any]:
     """An image at one size: pixels channel by channel and row by row, how far off each may be, and as bytes.
 
-    A byte is None where the exact value is so near a half that either neighbour is right.
+    A byte is None where the exact value is so near a half that either neighbour is right (FORMAT.md, "Rendering").
     """
     pixels = reference.render(gaussians, size, [image])[0].reshape(-1)
     scale = max(1.0, max(size) / 128)
     tolerance = 1e-5 * scale * (1 + reference.magnitude(gaussians, size, [image])[0].reshape(-1))
     scaled = np.clip(pixels, 0, 1) * 255
-    near_half = np.abs(scaled - np.floor(scaled) - 0.5) < 0.01
+    near_half = np.abs(scaled - np.floor(scaled) - 0.5) < np.maximum(0.01, 255 * tolerance)
     return {
         "image": image,
         "size": list(size),

@@ -130,6 +130,9 @@ def test_unknown_optional_sections_are_skipped_and_kept_on_save(tmp_path: Path) 
     for name in ("plain", "Upper.case", "labels", "a.b.c.d.e", "x." + "y" * 32, "a..b"):
         with pytest.raises(ValueError, match=r"optional section must be called|sections must be"):
             full_file(optional_sections={name: b""})
+    for name in ("gsd.new", "label.names", "counts.x"):
+        with pytest.raises(ValueError, match="the format's; begin with a name of your own"):
+            full_file(optional_sections={name: b""})
     with pytest.raises(LimitError, match="65 optional"):
         full_file(optional_sections={f"test.{i:02}": b"" for i in range(65)})
 

@@ -230,6 +230,9 @@ FLAT = "0000 1"
     [
         (b"", ONE_BIT, "no bytes"),
         (b"\x09" + bits(FLAT)[1:], ONE_BIT, "2.9 lanes"),
+        (bits(FLAT), Layout(2049, ONE_BIT.streams), "2.0 lanes for 2049 codes"),
+        (b"\x06" + bits(FLAT)[1:], Layout((2048 << 6) + 1, ONE_BIT.streams), "2.6 lanes for 131073 codes"),
+        (b"\x07" + bits(FLAT)[1:], Layout(1 << 19, ONE_BIT.streams), "bytes after the model"),
         (b"\0", ONE_BIT, "plane 0 of stream 'a': ends within the model"),
         (bits("0001 "), ONE_BIT, "plane 0 of stream 'a': contexts, but no stream"),
         (bits(FLAT + "0001 0 10001 1 1"), TWO, "plane 1 of stream 'b': contexts, but no stream"),

@@ -16,13 +16,11 @@ import pytest
 import zstandard
 
 import gsdata
-import gsdata.file as gsdata_file
 import make_vectors
 import reader
-from gsdata import container, forging
+from gsdata import container
 from gsdata.errors import GsdError
 from gsdata.rans import coder
-from vectors import valid
 
 ROOT = Path(__file__).parents[1]
 SPEC, FOLDER = ROOT / "spec", ROOT / "spec" / "vectors"
@@ -115,19 +113,6 @@ def test_a_reader_that_disagrees_says_so(tmp_path: Path) -> None:
         assert done.stdout.endswith("3 of 5 vectors agree\n")
 
 
-def test_from_1_0_on_a_newer_minor_is_read_if_nothing_new_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (container, gsdata_file, valid, reader):
-        monkeypatch.setattr(module, "VERSION", (1, 0))
-    data = valid.newer_minor()
-    assert json.loads(json.dumps(reader.describe(data))) == json.loads(json.dumps(make_vectors.describe(data)))
-    assert gsdata.open(data).format_version == (1, 1)
-    header, sections = forging.take_apart(data)
-    for fields, head in (({"major": 2}, header), ({"minor": 1}, header | {"required": ["hologram"]})):
-        for read in (gsdata.open, reader.File):
-            with pytest.raises(Exception, match=r"version 2|'hologram'"):
-                read(forging.put_together(head, sections, **fields))
-
-
 def test_one_version_everywhere() -> None:
     major, minor = container.VERSION
     assert reader.VERSION == container.VERSION
@@ -157,7 +142,7 @@ def test_every_rule_has_a_vector_and_every_vector_a_rule() -> None:
 
 
 def test_every_must_about_files_has_a_rule() -> None:
-    """Sentences with MUST name a rule, unless they are about writers, or about what a reader does and no file can show."""
+    """Sentences with MUST name a rule, unless they begin as one about writers, or about what a reader does and no file can show."""
     no_file_shows = (
         "MUST, MUST NOT, SHOULD and MAY",
         "A reader MUST refuse any other form",  # the list that follows
@@ -166,10 +151,12 @@ def test_every_must_about_files_has_a_rule() -> None:
         "The first 8 MUST be the magic",  # P1
         "Products and sums MUST NOT overflow",
         "A reader MUST NOT execute anything",
-        "else it MUST refuse, naming the",
+        "it MUST refuse, naming the feature",  # H12
+        "else it MUST read it by the rules of m",  # P2
     )
     text = re.sub(r"\s+", " ", TEXT)
     sentences = [s for s in re.split(r"(?<=[.;:|]) ", text) if re.search(r"\bMUST\b", s)]
+    sentences = [s for s in sentences if not re.match(r"[Aa] writer MUST", s)]
     assert len(sentences) > 25
     without = [s for s in sentences if not re.search(r"\[[A-Z]\d+\]", s) and not any(no in s for no in no_file_shows)]
     assert not without, "\n".join(without)

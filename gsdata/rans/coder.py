@@ -18,6 +18,8 @@ from gsdata.rans.model import PROBABILITY_BITS, TOTAL, PlaneModel, contexts, rea
 LOW = 1 << 16
 """States lie in [LOW, LOW << 16)."""
 MAX_LANE_BITS = 8
+MAX_CODES_PER_LANE, ENOUGH_LANE_BITS = 2048, 7
+"""What bounds the steps of a decoder that takes all lanes in one: the codes of a lane, unless there are 128 lanes or more."""
 _WRITTEN_LANE_BITS, _CODES_PER_LANE = 7, 256
 _BLOCK = 1 << 15
 
@@ -51,6 +53,8 @@ def open_job(data: bytes, layout: Layout) -> Job:
         raise FormatError("no bytes at all")
     if data[0] > MAX_LANE_BITS:
         raise LimitError(f"2^{data[0]} lanes, the limit is 2^{MAX_LANE_BITS}")
+    if layout.count > MAX_CODES_PER_LANE << data[0] and data[0] < ENOUGH_LANE_BITS:
+        raise LimitError(f"2^{data[0]} lanes for {layout.count} codes, the limit is {MAX_CODES_PER_LANE} for each")
     models, size = read_model(data[1:], layout)
     start, end = 1 + size, 1 + size + (4 << data[0])
     if end > len(data) or (len(data) - end) % 2:

@@ -34,6 +34,7 @@ class Bits {
 export function rans(data, streams, at) {
   need(data.length > 0, at, "no bytes");
   need(data[0] <= 8, at, "more than 2^8 lanes", LimitError);
+  need(data[0] >= 7 || streams.every(([, n]) => n <= 2048 << data[0]), at, "too few lanes", LimitError);
   const planes = streams.flatMap(([bits], stream) =>
     [0, 8].filter((shift) => bits > shift).map((shift) => ({ stream, shift, bits: Math.min(bits - shift, 8) })),
   );

@@ -11,7 +11,7 @@ from gsdata.forging import frame, put_together, take_apart
 from gsdata.testing import make_codes
 from vectors.handmade_rans import Plane, coded, model
 from vectors.headers import BASE, FORMAT, HEADER, LIMIT, VERSION_, Invalid, header_form, header_values
-from vectors.valid import WIDE, optional, sparse
+from vectors.valid import NEWER_MINOR, WIDE, one_lane, optional, sparse
 
 CHECKSUM = "ChecksumError"
 
@@ -35,17 +35,23 @@ def flipped(data: bytes, at: int) -> bytes:
 
 
 def preamble() -> Invalid:
-    major, minor = VERSION
     header, sections = take_apart(BASE)
 
     def with_fields(**fields: int) -> bytes:
         return put_together(header, sections, **fields)
 
-    versions = {"version-newer-major": (major + 1, 0), "version-65535": (65535, 65535)}
+    versions = {"version-newer-major": (VERSION[0] + 1, 0), "version-65535": (65535, 65535)}
     versions |= {f"version-0.{n}": (0, n) for n in (1, 2, 3)}  # those that were before 1.0
     found: Invalid = {name: (["P2"], VERSION_, 8, with_fields(major=a, minor=b)) for name, (a, b) in versions.items()}
-    hologram = put_together(header | {"required": ["hologram"]}, sections, minor=minor + 1)
+    hologram = put_together(header | {"required": ["hologram"]}, sections, minor=NEWER_MINOR)
     found["version-newer-minor-required"] = ["P2", "H12"], VERSION_, HEADER, hologram
+    odd = header | {"required": ["hologram", "hologram"], "sections": {}, "chunks": 7}
+    found["version-newer-minor-required-first"] = (
+        ["H12"],
+        VERSION_,
+        HEADER,
+        put_together(odd, sections, minor=NEWER_MINOR),
+    )
     return found | {
         "magic-text-mode": (["P1"], FORMAT, 0, BASE.replace(b"\r\n", b"\n", 1)),
         "magic-first-byte": (["P1"], FORMAT, 0, changed(BASE, 0, b"\x09")),
@@ -262,6 +268,7 @@ def rans() -> Invalid:
 
     add("empty", "A11", b"")
     add("lanes-limit", "L18", b"\x09" + model(GOOD_MODEL)[1:] + body, LIMIT)
+    add("lanes-few", "A12", b"", LIMIT, base=lambda _: one_lane(2049))
     add("no-source", "A2", model("0001" + "1" * 20))
     add("no-source-set", "A2", model("0000" + "1" + "0001" + "0" + "1" * 20), base=counted, number=0)
     add("threshold-large", "A3", model(counts + "0" * 12 + "1" + "1" * 16 + "1" * 20) + body, base=counted, number=0)

@@ -8,7 +8,6 @@ import numpy as np
 import zstandard
 
 import gsdata
-from gsdata.container import VERSION
 from gsdata.forging import frame, put_together, take_apart
 from gsdata.quantize import Codes, Quantizer, QuantizerSet
 from gsdata.rans.model import frequencies
@@ -16,6 +15,8 @@ from gsdata.recipe import Recipe
 from gsdata.testing import SET, make_codes
 from vectors.handmade_rans import Plane, coded, differences, golomb, model
 
+NEWER_MINOR = 65535
+"""Of no version that will be: it stands for newer minors."""
 UNIT = Quantizer("uniform", -1.0, 1.0, 8)
 WIDE = QuantizerSet(
     Quantizer("uniform", -1.5, 1.5, 11),
@@ -104,6 +105,7 @@ def valid() -> dict[str, tuple[list[str], bytes]]:
         "codec-rans-two-planes": (["A2", "A3", "S11"], gsdata.to_bytes(skewed([400, 200], (WIDE,)))),
         "codec-rans-256-lanes": (["A1", "A2", "A3", "L18"], rans_256_lanes()),
         "codec-rans-one-lane": (["A9", "A10"], gsdata.to_bytes(skewed([40]))),
+        "codec-rans-fewest-lanes": (["A12"], one_lane(2048)),
         "codec-rans-labels": (["S3"], rans_labels()),
         "labels-none-of-classes": (["H2"], gsdata.to_bytes(two, class_count=7, level=0)),
         "labels-names": (
@@ -160,6 +162,7 @@ def valid() -> dict[str, tuple[list[str], bytes]]:
         ),
     }
     found["newer-minor"] = ["P2"], newer_minor()
+    found["newer-minor-known-key"] = ["P2"], newer_minor_known_key()
     for channels in (1, 2, 3, 4):
         rules = ["G4", "S9"] if channels == 3 else ["G4", "S10"]
         found[f"channels-{channels}"] = rules, gsdata.to_bytes(make_codes(channels, [3, 2], channels=channels), level=0)
@@ -216,9 +219,9 @@ def optional(sections: dict[str, tuple[int, bytes, int]]) -> bytes:
 
 
 def newer_minor() -> bytes:
-    """A file of the next minor version, with keys that this one does not know in every map of the format's own."""
+    """A file of a newer minor version, with keys that this one does not know in every map of the format's own."""
     header, sections = take_apart(
-        gsdata.to_bytes(make_codes(0, [2], channels=1), optional_sections={"gsd.new": b"new"}, level=0)
+        gsdata.to_bytes(make_codes(0, [2], channels=1), optional_sections={"test.new": b"new"}, level=0)
     )
     for value in (
         header,
@@ -229,7 +232,15 @@ def newer_minor() -> bytes:
         header["transforms"],
     ):
         value["zz-new"] = [1, None]
-    return put_together(header, sections, minor=VERSION[1] + 1)
+    header["sections"][-1] = "gsd.new"
+    return put_together(header, sections, minor=NEWER_MINOR)
+
+
+def newer_minor_known_key() -> bytes:
+    """A file of a newer minor with a key of this version where this version has none: chunks.labels without sparse labels."""
+    header, sections = take_apart(gsdata.to_bytes(make_codes(0, [2], channels=1), labels=[1], class_count=2, level=0))
+    header["chunks"]["labels"] = "seven"
+    return put_together(header, sections, minor=NEWER_MINOR)
 
 
 def zstd_sections() -> bytes:
@@ -250,6 +261,17 @@ def rans_labels() -> bytes:
     labels[7::20] = [3] * len(labels[7::20])
     labels[100], labels[200] = 1, 2
     return gsdata.to_bytes(make_codes(0, [0] * 300, channels=1), labels=labels, class_count=4)
+
+
+def one_lane(images: int) -> bytes:
+    """A file with so many labels of two classes on one lane, by a flat table."""
+    labels = [int(i % 3 == 0) for i in range(images)]
+    data = gsdata.to_bytes(
+        make_codes(0, [0] * images, channels=1), labels=labels, class_count=2, chunk_images=images, level=0
+    )
+    plane: Plane = [(label, 0) for label in labels], [[(2048, 0), (2048, 2048)]]
+    stored = model("0000" + "1") + coded([plane])
+    return with_sections(data, {"counts": (1, frame(bytes(2 * images))), "labels": (2, stored)})
 
 
 def rans_256_lanes() -> bytes:
