@@ -83,7 +83,7 @@ class Reading:
         rule: that refused it (names of FORMAT.md), ``""`` where it was read.
         held: digest of what it holds, as ``verdicts.mjs`` has it; None where it was refused or is too large to compare.
         problem: ``crash``, ``hang`` or ``allocation``, or ``""``; and what was said.
-        seconds: of a processor that it took.
+        seconds: of a processor that it took; 0 where every allocation was traced, which is slow.
     """
 
     rule: str = ""
@@ -236,7 +236,8 @@ class Oracle:
                 raise
             found.problem, found.said = "crash", f"{type(error).__name__}: {error}"
         finally:
-            found.seconds = seconds = time.process_time() - start
+            seconds = time.process_time() - start
+            found.seconds = 0.0 if trace else seconds
             peak = tracemalloc.get_traced_memory()[1] if trace else 0
             if trace:
                 tracemalloc.stop()

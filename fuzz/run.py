@@ -168,7 +168,6 @@ class Run:
 
 def work(seed: int, seconds: float, inputs: int, javascript: bool, place: Path, stop: Event) -> None:
     """Try files for some time, or so many, or until ``stop`` is set; what was found is in ``place.json`` at any time."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process is asked, and sets ``stop``
     if seed % 2 and importlib.util.find_spec("numba"):
         import numba  # noqa: F401 - gsdata decodes rANS by it where it is loaded, else by NumPy
     run = Run(seed, javascript, place)
@@ -220,10 +219,14 @@ def fuzz(
     places = [FOUND / f"{os.getpid()}-{job}" for job in range(jobs)]
     stop = multiprocessing.Event()
     each = []
+    asked = signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C is for this process, which sets ``stop`` for the others
     for job, place in enumerate(places):
         share = inputs // jobs + (job < inputs % jobs)
         each.append(multiprocessing.Process(target=work, args=(seed + job, seconds, share, javascript, place, stop)))
         each[-1].start()
+    signal.signal(signal.SIGINT, asked)
     start = told = saved = time.monotonic()
     while any(process.is_alive() for process in each):
         try:

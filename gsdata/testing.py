@@ -236,6 +236,8 @@ def files(draw: st.DrawFn, max_images: int = 6, max_count: int = 12) -> bytes:
     labels = st.lists(st.integers(0, class_count - 1), min_size=images, max_size=images)
     kind = draw(st.sampled_from(["none", "hard", "dense", "sparse"] if images else ["none", "hard"]))
     options: dict[str, Any] = {"class_count": class_count}
+    if draw(st.booleans()):
+        options["classes"] = [f"class {k}" for k in range(class_count)]
     if kind == "hard":
         options["labels"] = np.array(draw(labels), np.int64)
     elif kind != "none":

@@ -152,7 +152,9 @@ def test_every_option_that_a_document_names_exists(monkeypatch, capsys):
     verbs = [("gsd-distill", "dm"), ("gsd-distill", "dc"), ("gsd-distill", "tm")]
     texts = [help_of(name, monkeypatch, capsys) for name in COMMANDS]
     texts += [help_of(name, monkeypatch, capsys, *verb) for name, *verb in verbs]
-    texts += [script.read_text() for folder in ("benchmarks", "examples") for script in (ROOT / folder).glob("*.py")]
+    texts += [
+        script.read_text() for folder in ("benchmarks", "examples", "fuzz") for script in (ROOT / folder).glob("*.py")
+    ]
     known = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", "\n".join(texts)))
     # Of pip, pytest, ruff and torchrun.
     known |= {"--extra-index-url", "--strict", "--check", "--nproc-per-node"}

@@ -12,15 +12,19 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import gsdata.file as gsdata_file
 from gsdata import container, streams
+from gsdata.errors import GsdError
+from gsdata.quantize import Quantizer
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "fuzz"))
 import oracle  # noqa: E402
 import run as fuzz_run  # noqa: E402
+import writing  # noqa: E402
 
 
 def a_run(inputs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *fault: Any) -> Any:
@@ -183,9 +187,57 @@ def test_the_first_ctrl_c_ends_a_run_with_its_report(tmp_path):
         tmp_path / "a.json",
     ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
-        time.sleep(8)
+        while not (fuzz_run.FOUND / f"{run.pid}-0").exists():
+            time.sleep(0.05)
         run.send_signal(signal.SIGINT)
         output, errors = run.communicate(timeout=60)
     assert (run.returncode, errors) == (0, "stopping; once more: at once\n")
     assert output.splitlines()[-1] == "crashes 0; hangs 0; allocations 0; disagreements 0"
     assert json.loads((tmp_path / "a.json").read_text())["counts"]["inputs"] > 0
+
+
+@pytest.mark.parametrize("name", writing.TARGETS)
+def test_properties_of_writing(name: str) -> None:
+    writing.run(4, 1, (name,))
+
+
+@pytest.mark.parametrize(
+    ("name", "home", "part", "fault"),
+    [
+        (
+            "quantizers_are_those_of_the_second_reader",
+            Quantizer,
+            "encode",
+            lambda self, values: np.searchsorted(self.thresholds, values, side="left"),
+        ),
+        ("parts_of_a_file_make_it_up", streams.Labels, "select", lambda self, indices: self),
+        ("a_file_is_the_same_wherever_it_is_read_from", container.FileSource, "close", lambda self: None),
+        ("containers_keep_their_sections", container, "ZSTD_MAGIC", b"none"),
+        ("a_path_is_refused_as_its_bytes_are", container.MemorySource, "read", lambda self, at, length: self.data),
+        ("codes_agree_with_their_quantizers", writing, "concatenate", lambda parts: parts[-1]),
+    ],
+)
+def test_properties_of_writing_can_fail(name, home, part, fault, monkeypatch):
+    monkeypatch.setattr(home, part, fault)
+    with pytest.raises((AssertionError, LookupError, ValueError, GsdError, ExceptionGroup)):
+        writing.run(40, 1, (name,), shrink=False)
+
+
+def test_too_few_branches_are_told(capsys):
+    branches = pytest.importorskip("branches", reason="needs coverage.py")
+    rest = {"missing_lines": [], "summary": {"covered_branches": 50, "num_branches": 50}, "missing_branches": []}
+    report = {"files": {name: dict(rest) for name in branches.MODULES}}
+    assert branches.show(report)
+    report["files"]["file.py"] |= {
+        "summary": {"covered_branches": 48, "num_branches": 50},
+        "missing_branches": [[1, -1]],
+    }
+    assert not branches.show(report)
+    assert "file.py: 96.0 % of 50 branches" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_vectors_and_fuzzing_reach_the_branches() -> None:
+    pytest.importorskip("coverage", reason="needs coverage.py")
+    done = subprocess.run([sys.executable, ROOT / "fuzz" / "branches.py"], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
