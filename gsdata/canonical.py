@@ -138,7 +138,7 @@ class _Parser:
                 raise self.error(f"keys must be text, found {type(key).__name__}")
             encoded = key.encode()
             if previous is not None and encoded <= previous:
-                raise self.error(f"key {key!r} is a duplicate or out of order", start)
+                raise self.error(f"key {key!r:.80} is a duplicate or out of order", start)
             previous = encoded
             result[key] = self.value(depth + 1)
         return result

@@ -51,9 +51,9 @@ class Quantizer:
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(QuantizerKind):
-            raise ValueError(f"quantiser kind must be one of {get_args(QuantizerKind)}, found {self.kind!r}")
+            raise ValueError(f"quantiser kind must be one of {get_args(QuantizerKind)}, found {self.kind!r:.80}")
         if isinstance(self.bits, bool) or not isinstance(self.bits, int) or not 1 <= self.bits <= MAX_BITS:
-            raise ValueError(f"quantiser bits must be an integer from 1 to {MAX_BITS}, found {self.bits!r}")
+            raise ValueError(f"quantiser bits must be an integer from 1 to {MAX_BITS}, found {self.bits!r:.80}")
         low, high, bound = float(self.low), float(self.high), _BOUND[self.kind]
         if not -bound <= low < high <= bound:
             raise ValueError(f"{self.kind} quantiser needs -{bound:g} <= low < high <= {bound:g}, found {low}, {high}")

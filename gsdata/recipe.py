@@ -54,9 +54,11 @@ class Recipe:
                 numbers = tuple(_number(name, v) for v in _sequence(name, value))
                 object.__setattr__(self, name, numbers)
         if (self.mean is None) != (self.std is None) or len(self.mean or ()) != len(self.std or ()):
-            raise ValueError(f"recipe mean and std must be given together, one per channel: {self.mean}, {self.std}")
+            raise ValueError(
+                f"recipe mean and std must be given together, one per channel: {self.mean!r:.80}, {self.std!r:.80}"
+            )
         if self.std is not None and min(self.std, default=1.0) <= 0:
-            raise ValueError(f"recipe std must be positive, found {self.std}")
+            raise ValueError(f"recipe std must be positive, found {self.std!r:.80}")
         if self.clamp is not None and self.clamp is not True:
             raise ValueError(f"recipe clamp must be true or left out, found {self.clamp!r:.80}")
         for name in ("lr", "momentum", "weight_decay"):
@@ -73,7 +75,7 @@ class Recipe:
         if self.value_space != "srgb-unit":
             raise ValueError(f"recipe value_space must be 'srgb-unit', found {self.value_space!r:.80}")
         if self.zca is not None and not isinstance(self.zca, Mapping):
-            raise ValueError(f"recipe zca must be a mapping, found {self.zca!r}")
+            raise ValueError(f"recipe zca must be a mapping, found {self.zca!r:.80}")
 
     def to_dict(self) -> dict[str, Any]:
         """The fields that say something, as plain values for the header."""

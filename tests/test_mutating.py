@@ -15,6 +15,7 @@ from gsdata import forging, mutating, rans, testing
 from gsdata.container import MAX_WINDOW
 from gsdata.errors import ChecksumError, GsdError
 from gsdata.mutating import frames, models
+from gsdata.mutating import header as header_changes
 from hostile import good_or_refused, small_file
 
 VECTORS = Path(__file__).parents[1] / "spec" / "vectors" / "valid"
@@ -165,3 +166,31 @@ def test_another_frame_header_is_read_alike_where_it_says_so():
             assert zstandard.ZstdDecompressor().decompress(other, max_output_size=len(raw)) == raw
         made[agreed and window > MAX_WINDOW] += other != frame
     assert min(made.values()) > 30
+
+
+LONG = ["x" * 5000, [0.5] * 2000, ["x" * 5000], {"x" * 5000: 1}, b"x" * 5000]
+
+
+def refusal(data: bytes) -> str:
+    try:
+        gsdata.open(data).verify()
+    except GsdError as error:
+        return str(error)
+    return ""
+
+
+def test_whatever_a_header_says_the_message_is_short():
+    header, sections = forging.take_apart((VECTORS / "recipe.gsd").read_bytes())
+    said = {}
+    for path in header_changes._paths(header)[1:]:
+        for value in LONG:
+
+            def put(container, key, value=value):
+                container[key] = value
+
+            other = header_changes._replaced(header, path, put)
+            said[path, str(value)] = refusal(forging.put_together(header_changes.pack(other), sections))
+    twice = b"\x82" + 2 * (header_changes.pack("x" * 5000) + b"\0")
+    said["key twice"] = refusal(forging.put_together(twice, []))
+    assert sum(text != "" for text in said.values()) > 100
+    assert {where for where, text in said.items() if len(text) > 500 or "\n" in text} == set()

@@ -24,7 +24,7 @@ for _ in range(9):
 _INTEGERS = [-(2**63), -1, 0, 1, 2, 3, 8, 12, 13, 255, 256, 257, 65535, 65536, 65537, 1 << 18, (1 << 18) + 1]
 _INTEGERS += [1 << 22, 1 << 24, (1 << 24) + 1, 1 << 32, (1 << 32) + 1, 1 << 53, 1 << 63, (1 << 64) - 1]
 _ODD: list[Any] = [None, True, False, "", b"", [], {}, 0.0, -0.0, 0.5, 1e-300, 1e308, -(2.0**24) - 2, 64.5, _DEEP]
-_ODD += ["none", "hard", "dense", "sparse", "log2", "uniform", "box", "counts", "a.b", "A b", "x" * 300, b"\xff"]
+_ODD += ["none", "hard", "dense", "sparse", "log2", "uniform", "box", "counts", "a.b", "A b", "x" * 2000, b"\xff"]
 _ODD += [[0], [1.0, 1.0], ["a.b", "a.b"], {"a": 1}, list(range(300)), {f"{i:03}": i for i in range(20)}]
 _ODD += [[f"test.n{i}" for i in range(66)]]
 _NAMES = [
