@@ -18,6 +18,7 @@ import shutil
 import signal
 import sys
 import time
+import warnings
 from collections import Counter
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -170,6 +171,7 @@ def work(seed: int, seconds: float, inputs: int, javascript: bool, place: Path, 
     """Try files for some time, or so many, or until ``stop`` is set; what was found is in ``place.json`` at any time."""
     if seed % 2 and importlib.util.find_spec("numba"):
         import numba  # noqa: F401 - gsdata decodes rANS by it where it is loaded, else by NumPy
+    warnings.simplefilter("error")  # one that a file causes is noise for whoever opens it
     run = Run(seed, javascript, place)
     for path in sorted(oracle.VECTORS.glob("valid/codec-*.gsd")):  # Numba compiles when it first decodes
         run.oracle.read(path.read_bytes())

@@ -59,7 +59,7 @@ class Quantizer:
             raise ValueError(f"{self.kind} quantiser needs -{bound:g} <= low < high <= {bound:g}, found {low}, {high}")
         object.__setattr__(self, "low", low)
         object.__setattr__(self, "high", high)
-        between = self._levels(0.5)[:-1]
+        between = self.thresholds
         if not ((self.table[:-1] < between) & (between <= self.table[1:])).all():
             raise ValueError(
                 f"{self.kind} quantiser from {low} to {high} is too narrow for {self.bits} bits in float32; widen it"
@@ -68,15 +68,14 @@ class Quantizer:
     @cached_property
     def table(self) -> NDArray[np.float32]:
         """(2^bits,) float32, ascending: the value of each code; each is the float64 formula rounded once."""
-        return self._levels(0.0)
+        return self._levels(np.arange(2**self.bits, dtype=np.float64))
 
     @cached_property
     def thresholds(self) -> NDArray[np.float32]:
         """(2^bits - 1,) float32: values from thresholds[k] on have a code above k (the formula at k + 1/2)."""
-        return self._levels(0.5)[:-1]
+        return self._levels(np.arange(2**self.bits - 1) + 0.5)
 
-    def _levels(self, shift: float) -> NDArray[np.float32]:
-        k = np.arange(2**self.bits, dtype=np.float64) + shift
+    def _levels(self, k: NDArray[np.float64]) -> NDArray[np.float32]:
         levels = self.low + (self.high - self.low) * k / (2**self.bits - 1)
         if self.kind == "log2":
             # Not np.exp2, whose last bit depends on the vector instructions of the machine.

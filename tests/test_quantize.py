@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -183,3 +184,12 @@ def test_codes_check_their_index() -> None:
         make_codes(0, [1, 1], sets=(SET,), index=[0, 0]).__class__(
             **{**vars(make_codes(0, [1, 1])), "quantizer_index": np.array([0, 1])}
         )
+
+
+def test_the_widest_quantisers_do_not_warn() -> None:
+    """Half a step beyond the last level would be 2^128."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        wide = Quantizer("log2", -64.0, 64.0, 1)
+    assert wide.table.tolist() == [2.0**-64, 2.0**64]
+    assert wide.thresholds.tolist() == [1.0]
