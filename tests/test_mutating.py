@@ -118,6 +118,7 @@ def rules_of(kind: mutating.Kind, data: bytes, wanted: str) -> bool:
         ("header", "LimitError: <bytes>: header quantizers: number of sets must lie in 1..256"),
         ("header", "LimitError: <bytes>: header chunks: soft labels of"),
         ("header", "is too narrow for"),
+        ("codes", "codes, the limit is 2048 for each"),
         ("repaired", "the file at"),
         ("repaired", "LimitError: <bytes>: section 'gaussians' of chunk 0 at offset"),
     ],

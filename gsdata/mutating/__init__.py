@@ -57,7 +57,8 @@ def mutate(data: bytes, rng: random.Random, kind: Kind | None = None) -> Mutant:
             return Mutant(_header(data, rng), chosen, True)
         if chosen == "codes":
             own, sections = _apart(data)
-            return Mutant(forging.put_together(header.pack(own), codes.changed(data, sections, rng)), chosen, True)
+            own, sections = codes.changed(data, own, sections, rng)
+            return Mutant(forging.put_together(header.pack(own), sections), chosen, True)
         if chosen == "repaired":
             changed, whole = _repaired(data, rng)
             return Mutant(changed, chosen, whole)

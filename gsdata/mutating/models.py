@@ -187,7 +187,7 @@ def _other_end(lanes: int, model: bytearray, end: bytearray, rng: random.Random)
     """Change what stands around the model: states, words and the padding, in place; returns the number of lanes' logarithm."""
     what = rng.choice([0, 0, 1, 2, 3, 4, 5, 6])
     if what == 0:
-        lanes = rng.choice([0, 0, 0, 0, *range(13), 255])
+        lanes = rng.choice([0] * 12 + [*range(13), 255])
     elif what == 1:
         state = rng.choice([0, 1, (1 << 16) - 1, 1 << 16, rng.getrandbits(32), (1 << 32) - 1])
         at = 4 * rng.randrange(1 << lanes)
