@@ -1,4 +1,4 @@
-"""A headless Chromium, driven over a pipe by the DevTools protocol: for tests of the page of ``gsd-inspect --html``."""
+"""A headless Chromium, driven over a pipe by the DevTools protocol: for the page of ``gsd-inspect --html``, its tests, attack and benchmark."""
 
 from __future__ import annotations
 
@@ -13,11 +13,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+WATCH = """globalThis.longTasks = [];
+new PerformanceObserver((list) => longTasks.push(...list.getEntries().map((task) => task.duration))).observe({ type: "longtask" });"""
 PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
+NOTED = ("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled", "Page.javascriptDialogOpening")
+
+
 class Browser:
-    """One page. ``messages`` has what it logged and every error; the network is cut off.
+    """One page. ``messages`` has what it logged, every error and dialog, ``requests`` every address that it asked for; the network is
+    cut off. In the page, ``longTasks`` has the milliseconds of each task that took more than 50.
 
     Args:
         folder: where the browser keeps its files.
@@ -27,6 +33,7 @@ class Browser:
     def __init__(self, folder: Path, *options: str, width: int = 1280, height: int = 900) -> None:
         assert PROGRAM is not None
         self.messages: list[str] = []
+        self.requests: list[str] = []
         self._number, self._rest = 0, b""
         ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for pipe in (os.pipe(), os.pipe()) for end in pipe]
         (theirs_in, self._out, self._in, theirs_out) = ends
@@ -50,6 +57,7 @@ class Browser:
         self._session = attached["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
+        self.call("Page.addScriptToEvaluateOnNewDocument", source=WATCH)
         self.call("Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=0, uploadThroughput=0)
         self.resize(width, height)
 
@@ -69,19 +77,27 @@ class Browser:
 
     def call(self, method: str, *, seconds: float = 60, **params: Any) -> Any:
         """The answer to one command; raises where it is an error or takes too long."""
+        number = self._send(method, params)
+        end = time.monotonic() + seconds
+        while True:
+            answer = self._receive(end)
+            if answer.get("id") == number:
+                assert "error" not in answer, (method, answer["error"])
+                return answer["result"]
+            if answer.get("method") in NOTED:
+                self.messages.append(json.dumps(answer["params"]))
+            if answer.get("method") == "Page.javascriptDialogOpening":  # nothing goes on until it is closed
+                self._send("Page.handleJavaScriptDialog", {"accept": False})
+            if answer.get("method") == "Network.requestWillBeSent":
+                self.requests.append(answer["params"]["request"]["url"])
+
+    def _send(self, method: str, params: dict[str, Any]) -> int:
         self._number += 1
         message: dict[str, Any] = {"id": self._number, "method": method, "params": params}
         if self._session:
             message["sessionId"] = self._session
         os.write(self._out, json.dumps(message).encode() + b"\0")
-        end = time.monotonic() + seconds
-        while True:
-            answer = self._receive(end)
-            if answer.get("id") == self._number:
-                assert "error" not in answer, (method, answer["error"])
-                return answer["result"]
-            if answer.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled"):
-                self.messages.append(json.dumps(answer["params"]))
+        return self._number
 
     def _receive(self, end: float) -> dict[str, Any]:
         while b"\0" not in self._rest:
@@ -100,11 +116,11 @@ class Browser:
         )
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
-    def open(self, path: Path, fragment: str = "") -> None:
+    def open(self, path: Path, fragment: str = "", seconds: float = 60) -> None:
         """Open a file from disk and wait until the page shows it, or says why not."""
-        self.call("Page.navigate", url="about:blank")
-        self.call("Page.navigate", url=path.absolute().as_uri() + fragment)
-        self.until("globalThis.gsd || document.getElementById('error')?.hidden === false")
+        self.call("Page.navigate", url="about:blank", seconds=seconds)
+        self.call("Page.navigate", url=path.absolute().as_uri() + fragment, seconds=seconds)
+        self.until("globalThis.gsd || document.getElementById('error')?.hidden === false", seconds)
 
     def evaluate(self, expression: str, seconds: float = 60) -> Any:
         """The value of an expression of JavaScript; of a promise, what it resolves to."""
@@ -116,7 +132,7 @@ class Browser:
 
     def until(self, expression: str, seconds: float = 60) -> None:
         end = time.monotonic() + seconds
-        while not self.evaluate(f"Boolean({expression})"):
+        while not self.evaluate(f"Boolean({expression})", seconds):
             assert time.monotonic() < end, f"not within {seconds} s: {expression}"
             time.sleep(0.02)
 

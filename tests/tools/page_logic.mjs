@@ -6,6 +6,7 @@ import { readFileSync } from "node:fs";
 import { render } from "../../spec/js/render.mjs";
 import { WHOLE, ellipses, packed, reached, seen } from "../../tools/gsdata_tools/web/gaussians.mjs";
 import { between, byClass, fitted, found, layOut, moved } from "../../tools/gsdata_tools/web/layout.mjs";
+import { visible } from "../../tools/gsdata_tools/web/texts.mjs";
 import { Store, serve } from "../../tools/gsdata_tools/web/store.mjs";
 
 const header = { antialias: "box-normalized", background: [0.25], channels: 1, size: [8, 12] };
@@ -51,28 +52,29 @@ assert.equal(reached(header, values.subarray(0, 0), 16, 24), 16 * 24);
 
 // Classes: in order, those without one last; searched in any case, word by word.
 const groups = byClass(Int32Array.from([2, 0, -1, 2, 0]), ["red ant", "bee", "Ant lion"]);
-assert.deepEqual(groups, [
-  { name: "red ant", images: [1, 4] },
-  { name: "Ant lion", images: [0, 3] },
-  { name: "without a class", images: [2] },
-]);
-assert.equal(byClass([7], []) [0].name, "class 7");
+const listed = (found) => found.map(({ name, images }) => [name, ...images]);
+assert.deepEqual(listed(groups), [["red ant", 1, 4], ["Ant lion", 0, 3], ["without a class", 2]]);
+assert.deepEqual(byClass(new Int32Array(0), ["a"]), []);
+assert.deepEqual(listed(byClass(new Int32Array(2).fill(-1), ["a"])), [["without a class", 0, 1]]);
+assert.deepEqual(listed(byClass([7, 65534, 7], [])), [["class 7", 0, 2], ["class 65534", 1]]);
 assert.deepEqual(found(groups, " ANT ").map(({ name }) => name), ["red ant", "Ant lion"]);
 assert.deepEqual(found(groups, "lion ant").map(({ name }) => name), ["Ant lion"]);
 assert.equal(found(groups, "").length, 3);
 assert.deepEqual(found(groups, "<b>"), []);
 
 // Layout: every image once, in rows that do not overlap; what is on the screen is found.
-const many = [{ name: "a", images: [...Array(25).keys()] }, { name: "b", images: [25, 26, 27] }];
-const { rows, titles, columns, height, left } = layOut(many, 100, [18, 10], 2);
-assert.deepEqual([columns, rows.length, titles.length, left], [5, 6, 2, 0]);
-assert.deepEqual(rows.flatMap(({ images }) => images), [...Array(28).keys()]);
+const upTo = (end) => Uint32Array.from({ length: end }, (_, i) => i);
+const many = [{ name: "a", images: upTo(25) }, { name: "b", images: upTo(28).subarray(25) }];
+const { rows, titles, columns, height, shown, left } = layOut(many, 100, [18, 10], 2);
+assert.deepEqual([columns, rows.length, titles.length, shown, left], [5, 6, 2, 28, 0]);
+assert.deepEqual(rows.flatMap(({ images }) => [...images]), [...upTo(28)]);
+assert.deepEqual(rows.map(({ first }) => first), [0, 5, 10, 15, 20, 25]);
 for (let i = 1; i < rows.length; i++) assert.ok(rows[i].y >= rows[i - 1].y + 10);
 assert.ok(rows.at(-1).y + 10 <= height && titles[1].y > rows[4].y);
 assert.deepEqual(between(rows, rows[1].y + 9, rows[3].y + 1, 10), [1, 4]);
 assert.deepEqual(between(rows, -500, -100, 10), [0, 0]);
-assert.equal(layOut([{ name: "", images: [0] }], 5, [18, 10], 2).columns, 1);
-const endless = layOut([{ name: "", images: Array.from({ length: 100000 }, (_, i) => i) }], 500, [500, 500], 2);
+assert.equal(layOut([{ name: "", images: upTo(1) }], 5, [18, 10], 2).columns, 1);
+const endless = layOut([{ name: "", images: upTo(100000) }], 500, [500, 500], 2);
 assert.ok(endless.height < 9e6 && endless.left > 0 && endless.rows.length + endless.left === 100000);
 
 // Keys: the last row of a group is shorter than others.
@@ -91,7 +93,13 @@ assert.equal(moved([], at(0, 0), "End", 3), null);
 assert.deepEqual(fitted([8, 12], 24), [16, 24]);
 assert.deepEqual(fitted([2, 160], 16), [1, 16]);
 
+// Texts: what cannot be seen is, and what is too long is cut; scripts that are not Latin, their marks and emoji stay as they are.
+assert.equal(visible("a\u0000\x1b[2J\x7f\x85\n\t\u2028\u202e\u2066\ufeff\u{e0041}\ud800", 99), "a\\x00\\x1b[2J\\x7f\\x85\\n\\t\\u2028\\u202e\\u2066\\ufeff\\U000e0041\\ud800");
+for (const plain of ["", "<b>&'\"`${x}\\", "é e\u0301 大 עברית می\u200cخواهم 👩\u200d🔬", "x".repeat(20)]) assert.equal(visible(plain, 20), plain.slice(0, 20) + (plain.length > 20 ? "…" : ""));
+assert.equal(visible("x".repeat(21), 20), `${"x".repeat(20)}…`);
+
 // Files: the byte table, classes and a drawing of each; what a worker answers.
+let soft = 0;
 const tables = process.argv.slice(2).map((path) => {
   const data = readFileSync(path);
   const answers = [];
@@ -105,8 +113,19 @@ const tables = process.argv.slice(2).map((path) => {
   const store = new Store(data.toString("base64"));
   const images = summary.images.reduce((a, b) => a + b, 0);
   if (images) {
-    const { counts, values } = store.chunk(0);
-    const drawn = { values: values.subarray(0, counts[0] * (5 + summary.channels)), height: 5, width: 4 };
+    const { starts, values, leading } = store.chunk(0);
+    assert.deepEqual([starts.length, starts[0], starts.at(-1) * (5 + summary.channels)], [summary.images[0] + 1, 0, values.length]);
+    store.file.chunk(0).labels.forEach((weights, i) => {
+      if (!Array.isArray(weights)) return assert.equal(leading, null);
+      const sum = weights.reduce((a, b) => a + b);
+      const best = [...weights.keys()].filter((k) => weights[k]).sort((a, b) => weights[b] - weights[a]).slice(0, 5);
+      const shares = leading.shares.subarray(5 * i, 5 * i + 5);
+      assert.deepEqual([...leading.classes.subarray(5 * i, 5 * i + best.length)], best);
+      best.forEach((k, place) => near(shares[place], weights[k] / sum));
+      assert.ok(shares.subarray(best.length).every((share) => share === 0));
+      soft++;
+    });
+    const drawn = { values: values.subarray(0, starts[1] * (5 + summary.channels)), height: 5, width: 4 };
     const [{ rgba, height, width }] = store.draw([drawn]);
     assert.deepEqual([rgba.length, height, width], [80, 5, 4]);
     assert.equal(store.draw([drawn, drawn]).length, 2);
@@ -124,4 +143,17 @@ const tables = process.argv.slice(2).map((path) => {
   }
   return [summary.parts, Array.from(summary.classes), summary.tables];
 });
+assert.ok(soft > 4);
+
+// Hostile headers: long texts are cut, and what is left out of a table is told.
+const hostile = Object.create(Store.prototype);
+const raw = new Map([["recipe", new Map()], ["provenance", new Map([["\u202e".repeat(300), "y".repeat(5000)]])]]);
+raw.set("metadata", new Map([["a", new Map(Array.from({ length: 500 }, (_, i) => [`${i}`, i]))], ["b", 1]]));
+const chunks = { images: [], gaussians: [] };
+hostile.file = { header: { chunks, raw, classes: ["z".repeat(1e6)], sections: [], layout: "hard" }, data: [], table: [] };
+const said = hostile.summary();
+assert.ok(said.names[0].length < 300);
+assert.deepEqual(said.tables[1][1][0].map((text) => text.length), [6 * 200 + 1, 401]);
+assert.equal(said.tables[2][1].length, 201);
+assert.deepEqual(said.tables[2][1].slice(-2).map(([name]) => name), ["a.199", "…"]);
 console.log(JSON.stringify(tables));

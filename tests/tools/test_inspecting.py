@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import json
+import os
 import subprocess
 import sys
 
@@ -310,6 +311,29 @@ def test_a_damaged_file_leaves_the_old_page(path, capsys, tmp_path):
     path.write_bytes(data)
     assert run(capsys, path, "--html", target, "--force")[0] == 1
     assert target.read_text() == "old"
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_files_are_written_though_nobody_reads_what_is_printed(path, tmp_path, more):
+    """As in ``gsd-inspect set.gsd --html set.html | head -1``."""
+    outputs = [tmp_path / "set.png", tmp_path / "set.html"]
+    read, write = os.pipe()
+    os.close(read)
+    result = subprocess.run(
+        [sys.executable, "-m", "gsdata_tools.inspecting", path, "--preview", outputs[0], "--html", outputs[1], *more],
+        env={"PYTHONPATH": ":".join(sys.path), "PATH": "", "PYTHONUNBUFFERED": "1"},  # fails at the first line
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    os.close(write)
+    assert result.returncode == 1
+    assert [line.split(": ")[0] for line in result.stderr.splitlines()] == [str(output) for output in outputs]
+    with Image.open(outputs[0]) as sheet:
+        assert sheet.width > 0
+    assert outputs[1].read_text(encoding="utf-8").endswith("</html>\n")
 
 
 @pytest.mark.parametrize(

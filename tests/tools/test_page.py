@@ -15,6 +15,7 @@ import pytest
 
 import gsdata
 from gsdata_tools import page
+from gsdata_tools.printing import printable
 from gsdata_tools.usage import UsageError
 from synthetic import gsd
 
@@ -65,6 +66,8 @@ def test_the_page_is_whole_and_lets_nothing_else_run():
         "worker-src": "blob:",
         "base-uri": "'none'",
         "form-action": "'none'",
+        "require-trusted-types-for": "'script'",
+        "trusted-types": "worker",
     }
     assert [attributes.get("id") for tag, attributes in parsed.tags if tag == "script"] == ["file", "code"]
     for _, attributes in parsed.tags:
@@ -79,11 +82,11 @@ def test_nothing_of_the_file_is_in_the_page_but_as_base64():
     assert hashlib.sha256(FILE).hexdigest() in text
 
 
-@pytest.mark.parametrize("name", ["</title><script>alert(1)</script>", "@FILE@ & 'x' \"y\"", "\udcff"])
+@pytest.mark.parametrize("name", ["</title><script>alert(1)</script>", "@FILE@ & 'x' \"y\"", "\udcff", "a\u202eb\n"])
 def test_a_name_is_text(name):
     text = page.page(FILE, name).decode()
     parsed = Parsed(text)
-    assert parsed.texts["title"] == name.replace("\udcff", "?")
+    assert parsed.texts["title"] == printable(name)
     assert len([tag for tag, _ in parsed.tags if tag == "script"]) == 2
     assert base64.b64decode(parsed.texts["file"]) == FILE
 
@@ -93,10 +96,13 @@ def test_the_page_costs_less_than_3_mb():
     assert len(page.page(data, "x.gsd")) - len(data) < 600_000
 
 
-def test_a_file_too_large_for_a_browser_is_refused(monkeypatch):
+def test_a_file_too_large_for_a_browser_is_refused_unread(monkeypatch):
+    monkeypatch.setattr(page, "MAX_FILE", len(FILE))
+    assert page.page_of(gsdata.open(FILE), "x.gsd") == page.page(FILE, "x.gsd")
     monkeypatch.setattr(page, "MAX_FILE", len(FILE) - 1)
+    monkeypatch.setattr(gsdata.GsdFile, "to_bytes", lambda self: pytest.fail("read"))
     with pytest.raises(UsageError, match="at most"):
-        page.page(FILE, "x.gsd")
+        page.page_of(gsdata.open(FILE), "x.gsd")
 
 
 def test_every_module_is_in_the_script_before_it_is_used():

@@ -121,9 +121,9 @@ def test_search_and_keys(browser, show):
     browser.until("!document.getElementById('none').hidden")
     browser.evaluate("(e => { e.value = ''; e.dispatchEvent(new Event('input')); })(document.getElementById('search'))")
     browser.evaluate("document.getElementById('grid').focus()")
-    assert browser.evaluate("document.getElementById('cursor').getAttribute('aria-label')") == "image 1 class ant"
+    assert browser.evaluate("document.querySelector('.cursor').getAttribute('aria-label')") == "image 1 class ant"
     browser.press("ArrowRight")
-    assert browser.evaluate("document.getElementById('cursor').getAttribute('aria-label')") == "image 4 class ant"
+    assert browser.evaluate("document.querySelector('.cursor').getAttribute('aria-label')") == "image 4 class ant"
     browser.press("Enter", "\r")
     browser.until("document.getElementById('picture').dataset.done")
     assert browser.evaluate("document.getElementById('viewer').open")

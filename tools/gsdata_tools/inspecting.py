@@ -77,27 +77,32 @@ def _main(argv: list[str]) -> int:
         html = _html_page(file, options.file) if options.html is not None else b""
         if options.json:
             # Escapes keep names from a file away from the terminal, and mean the same to every JSON parser.
-            print(json.dumps(describe(file), indent=2, allow_nan=False, default=_plain))
-            for check in checks:
-                cli.note(f"checked: {check}")
+            text = json.dumps(describe(file), indent=2, allow_nan=False, default=_plain)
+            notes = [f"checked: {check}" for check in checks]
         else:
-            show("\n".join(page(file, checks)))
+            text, notes = "\n".join(page(file, checks)), []
+        # Files are written before anything is printed: who reads that may end at the first line, and this with it.
         if options.preview is not None:
             from gsdata_tools.preview import preview_file
 
             sheet = preview_file(file, options.preview, size=options.size)
             some = f"; {sheet.left_out} further classes are not shown" if sheet.left_out else ""
-            cli.note(f"{options.preview}: {len(sheet.indices)} of {file.images} images{some}")
+            notes.append(f"{options.preview}: {len(sheet.indices)} of {file.images} images{some}")
         if options.html is not None:
             cli.atomic_write(options.html, html)
-            cli.note(f"{options.html}: {len(html):,} bytes; open it in a browser")
+            notes.append(f"{options.html}: {len(html):,} bytes; open it in a browser")
+    try:
+        show(text)
+    finally:
+        for note in notes:
+            cli.note(note)
     return 0
 
 
 def _html_page(file: GsdFile, source: str) -> bytes:
     from gsdata_tools import page as html
 
-    return html.page(file.to_bytes(), "standard input" if source == "-" else Path(source).name)
+    return html.page_of(file, "standard input" if source == "-" else Path(source).name)
 
 
 def _check_output(option: str, path: Path, suffix: str, force: bool) -> None:

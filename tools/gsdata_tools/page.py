@@ -12,8 +12,13 @@ import hashlib
 import html
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from gsdata_tools.printing import printable
 from gsdata_tools.usage import UsageError
+
+if TYPE_CHECKING:
+    from gsdata.file import GsdFile
 
 MAX_FILE = 128 * 2**20
 """Bytes of the largest file that a page is made of: it is a third larger, and browsers hold it in memory as text first."""
@@ -25,22 +30,24 @@ _LIST = re.compile(r"^export \{([^}]*)\};$", re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=(?:class|const|function|var) (\w+))", re.MULTILINE)
 
 
-def page(data: bytes, name: str) -> bytes:
-    """The page of a file, in UTF-8.
-
-    Args:
-        data: the whole ``.gsd``.
-        name: what the page calls it; any text.
+def page_of(file: GsdFile, name: str) -> bytes:
+    """The page of an open file, in UTF-8; ``name`` is what it calls the file, any text.
 
     Raises:
-        UsageError: the file is larger than ``MAX_FILE``.
+        UsageError: the file is larger than ``MAX_FILE``; it is not read then.
     """
-    if len(data) > MAX_FILE:
-        most = f"{len(data):,} bytes, but a page holds at most {MAX_FILE:,}"
-        raise UsageError(f"{name}: {most}; GsdFile.subset makes a smaller file")
+    size = file.byte_table().total
+    if size > MAX_FILE:
+        most = f"{size:,} bytes, but a page holds at most {MAX_FILE:,}"
+        raise UsageError(f"{printable(name)}: {most}; GsdFile.subset makes a smaller file")
+    return page(file.to_bytes(), name)
+
+
+def page(data: bytes, name: str) -> bytes:
+    """The page of the bytes of a ``.gsd``, in UTF-8."""
     script, style = bundle(), _source("page.css")
     parts = {
-        "NAME": html.escape(name.encode("utf-8", "replace").decode()),
+        "NAME": html.escape(printable(name)),
         "SHA256": hashlib.sha256(data).hexdigest(),
         "SCRIPT_HASH": _hash(script),
         "STYLE_HASH": _hash(style),

@@ -8,14 +8,14 @@ const AHEAD = 300; // pixels above and below the screen that are drawn, too
 export class Grid {
   /**
    * @param {HTMLElement} element where the rows go
+   * @param {HTMLElement} tools what stays above them when they scroll
    * @param {function} opened what to do with an image that is chosen
    * @param {function} described (image) the words for it
    */
-  constructor(element, painter, opened, described) {
-    Object.assign(this, { element, painter, opened, described, shown: new Map(), spare: [], at: null, groups: [], side: 64 });
+  constructor(element, tools, painter, opened, described) {
+    Object.assign(this, { element, tools, painter, opened, described, shown: new Map(), spare: [], at: null, groups: [], side: 64 });
     this.cursor = element.appendChild(document.createElement("div"));
     this.cursor.className = "cursor";
-    this.cursor.id = "cursor";
     this.cursor.setAttribute("role", "option");
     this.cursor.setAttribute("aria-selected", "true");
     this.cursor.hidden = true;
@@ -23,15 +23,23 @@ export class Grid {
     new ResizeObserver(() => this.arrange()).observe(element);
     element.addEventListener("click", (event) => this.clicked(event));
     element.addEventListener("keydown", (event) => this.pressed(event));
-    element.addEventListener("focus", () => this.layout?.rows.length && this.point(this.at ?? { row: 0, column: 0 }, false));
+    element.addEventListener("focus", () => this.layout?.rows.length && this.point(this.at ?? this.placeOf(this.anchor()) ?? { row: 0, column: 0 }, false));
     element.addEventListener("blur", () => (this.cursor.hidden = true));
   }
 
   /** Shows these groups, images with a longer side of so many CSS pixels. */
   show(groups, side) {
-    if (groups !== this.groups) this.at = null;
+    const other = groups !== this.groups;
+    if (other) this.at = null;
     Object.assign(this, { groups, side });
     this.arrange(true);
+    const above = this.hidden();
+    if (other && above > 0) scrollBy(0, -above);
+  }
+
+  /** How many pixels of it are above what can be seen. */
+  hidden() {
+    return this.tools.offsetHeight - this.element.getBoundingClientRect().top;
   }
 
   arrange(always = false) {
@@ -52,9 +60,9 @@ export class Grid {
     if (document.activeElement === this.element && this.at) this.point(this.at, false);
   }
 
-  /** The image at the top of the screen, so that it stays there when sizes change. */
+  /** The first image on the screen, so that it stays there when sizes change. */
   anchor() {
-    const top = -this.element.getBoundingClientRect().top;
+    const top = this.hidden();
     if (!this.layout || top <= 0) return null;
     const [first] = between(this.layout.rows, top, top, this.cell[1]);
     return this.layout.rows[first]?.images[0] ?? null;
@@ -62,7 +70,7 @@ export class Grid {
 
   restore(image) {
     const place = image === null ? null : this.placeOf(image);
-    if (place) scrollTo(0, scrollY + this.element.getBoundingClientRect().top + this.layout.rows[place.row].y - 80);
+    if (place) scrollBy(0, this.layout.rows[place.row].y - this.gap - this.hidden());
   }
 
   placeOf(image) {
@@ -106,6 +114,7 @@ export class Grid {
 
   title({ y, name, count }) {
     const node = this.element.appendChild(document.createElement("h3"));
+    node.setAttribute("aria-hidden", "true"); // the cursor says it
     const words = node.appendChild(document.createElement("bdi"));
     words.textContent = name;
     node.appendChild(document.createElement("span")).textContent = count.toLocaleString("en");
@@ -116,6 +125,7 @@ export class Grid {
   row({ y, images }) {
     const [width, height] = this.cell;
     const node = this.spare.pop() ?? document.createElement("canvas");
+    node.setAttribute("aria-hidden", "true");
     const pixels = [Math.round(height * this.density), Math.round(width * this.density)];
     const step = Math.round((width + this.gap) * this.density);
     node.height = pixels[0];
@@ -166,9 +176,13 @@ export class Grid {
     const { style } = this.cursor;
     [style.left, style.top] = [`${place.column * (width + this.gap)}px`, `${row.y}px`];
     [style.width, style.height] = [`${width}px`, `${height}px`];
+    style.scrollMarginTop = `${this.tools.offsetHeight + TITLE}px`;
+    this.cursor.id = `image-${this.image}`; // another one, so that a screen reader takes note
     this.cursor.setAttribute("aria-label", this.described(this.image));
+    this.cursor.setAttribute("aria-posinset", row.first + place.column + 1);
+    this.cursor.setAttribute("aria-setsize", this.layout.shown);
     this.cursor.hidden = false;
-    this.element.setAttribute("aria-activedescendant", "cursor");
+    this.element.setAttribute("aria-activedescendant", this.cursor.id);
     if (scroll) this.cursor.scrollIntoView({ block: "nearest" });
   }
 

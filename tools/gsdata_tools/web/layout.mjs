@@ -3,15 +3,22 @@
 export const TITLE = 44;
 const HIGHEST = 8e6; // pixels; browsers cannot scroll much further than twice that
 
-/** Images by class: [{ name, images }], those without a class last. `classes` is the class of every image. */
+/** Images by class: [{ name, images }], those without a class last. `classes` is the class of every image, -1 where there is none. */
 export function byClass(classes, names) {
-  const groups = new Map();
-  classes.forEach((k, image) => {
-    if (!groups.has(k)) groups.set(k, []);
-    groups.get(k).push(image);
-  });
-  const order = [...groups.keys()].sort((a, b) => (a < 0) - (b < 0) || a - b);
-  return order.map((k) => ({ name: k < 0 ? "without a class" : (names[k] ?? `class ${k}`), images: groups.get(k) }));
+  let count = 1;
+  for (let image = 0; image < classes.length; image++) count = Math.max(count, classes[image] + 2);
+  const place = (k) => (k < 0 ? count - 1 : k);
+  const starts = new Uint32Array(count + 1);
+  for (let image = 0; image < classes.length; image++) starts[place(classes[image]) + 1]++;
+  for (let i = 0; i < count; i++) starts[i + 1] += starts[i];
+  const [order, next] = [new Uint32Array(classes.length), starts.slice()];
+  for (let image = 0; image < classes.length; image++) order[next[place(classes[image])]++] = image;
+  const groups = [];
+  for (let i = 0; i < count; i++) {
+    const images = order.subarray(starts[i], starts[i + 1]);
+    if (images.length) groups.push({ name: i === count - 1 ? "without a class" : (names[i] ?? `class ${i}`), images });
+  }
+  return groups;
 }
 
 /** Groups whose name has all words of the text in it, in any case. */
@@ -23,7 +30,8 @@ export function found(groups, text) {
 /**
  * Rows of images for a grid that is `width` pixels wide.
  * @param {[number, number]} cell width and height of an image
- * @returns `rows` with y and images, `titles` with y, name and count, `columns`, `height`, and how many images found no room
+ * @returns `rows` with y, images and the number of images before them, `titles` with y, name and count, `columns`, `height`, and
+ *   how many images found room and how many did not
  */
 export function layOut(groups, width, [cellWidth, cellHeight], gap) {
   const columns = Math.max(1, Math.floor((width + gap) / (cellWidth + gap)));
@@ -34,13 +42,13 @@ export function layOut(groups, width, [cellWidth, cellHeight], gap) {
     titles.push({ y, name, count: images.length });
     y += TITLE;
     for (let i = 0; i < images.length && y <= HIGHEST; i += columns, y += cellHeight + gap) {
-      rows.push({ y, images: images.slice(i, i + columns) });
+      rows.push({ y, images: images.subarray(i, i + columns), first: shown });
       shown += rows.at(-1).images.length;
     }
     y += 20;
   }
   const all = groups.reduce((sum, { images }) => sum + images.length, 0);
-  return { rows, titles, columns, height: y, left: all - shown };
+  return { rows, titles, columns, height: y, shown, left: all - shown };
 }
 
 /** The part of a list with ascending y that reaches into [top, bottom); no item is higher than `tall`. */

@@ -23,7 +23,10 @@ async function connect() {
   };
   let send;
   try {
-    const worker = new Worker(URL.createObjectURL(new Blob([get("code").textContent])));
+    // The page's security policy takes an address of a script from this policy only, and text for HTML from nobody.
+    const policy = globalThis.trustedTypes?.createPolicy("worker", { createScriptURL: (url) => url });
+    const url = URL.createObjectURL(new Blob([get("code").textContent]));
+    const worker = new Worker(policy?.createScriptURL(url) ?? url);
     await new Promise((resolve, reject) => ([worker.onmessage, worker.onerror] = [resolve, reject]));
     worker.onmessage = answered;
     send = (message) => worker.postMessage(message);
@@ -44,15 +47,14 @@ function failed(error) {
   get("error").textContent = `This file cannot be shown: ${error.message}`;
 }
 
-/** What the viewer says of an image. */
-function facts(summary, image, label, values) {
+/** What the viewer says of an image, and, as far as it is known without its chunk, the grid. */
+function facts(summary, image, leading = [], values = null) {
   const name = (k) => summary.names[k] ?? `class ${k}`;
+  // Isolated, so that a name that is written from right to left leaves what stands beside it alone.
+  const part = ([k, share]) => `\u2068${name(k)}\u2069 ${(100 * share).toFixed(0)} %`;
   const rows = [["image", image.toLocaleString("en")]];
-  if (Array.isArray(label)) {
-    const sum = label.reduce((a, b) => a + b, 0);
-    const order = [...label.keys()].filter((k) => label[k]).sort((a, b) => label[b] - label[a]).slice(0, 5);
-    rows.push(["label", order.map((k) => `${name(k)} ${((100 * label[k]) / sum).toFixed(0)} %`).join(", ")]);
-  } else if (label !== null) rows.push(["class", name(label)]);
+  if (leading.length) rows.push(["label", leading.map(part).join(", ")]);
+  else if (summary.classes[image] >= 0) rows.push(["class", name(summary.classes[image])]);
   if (values) rows.push(["Gaussians", (values.length / (5 + summary.channels)).toLocaleString("en")]);
   return rows;
 }
@@ -68,10 +70,9 @@ async function start() {
 
   const painter = new Painter(ask, summary, location.hash.slice(1), failed);
   const groups = byClass(summary.classes, summary.names);
-  const described = (image) => facts(summary, image, summary.classes[image] < 0 ? null : summary.classes[image]).flat().join(" ");
   let grid;
   const viewer = new Viewer(painter, (...about) => facts(summary, ...about), (image, steps) => grid.next(image, steps));
-  grid = new Grid(get("grid"), painter, (image) => viewer.open(image), described);
+  grid = new Grid(get("grid"), get("tools"), painter, (image) => viewer.open(image), (image) => facts(summary, image).flat().join(" "));
   let shown = groups;
   const show = () => {
     const side = Number(get("side").value);
@@ -92,7 +93,9 @@ async function start() {
     event.preventDefault();
   });
   show();
-  get("backend").textContent = painter.gl ? "drawn with WebGL2" : "drawn without WebGL2";
+  const tell = () => (get("backend").textContent = painter.gl ? "drawn with WebGL2" : "drawn without WebGL2");
+  painter.gl?.canvas.addEventListener("webglcontextlost", tell);
+  tell();
   globalThis.gsd = { painter, grid, viewer, summary }; // for tests, and for who is curious
 }
 

@@ -29,13 +29,17 @@ export class Painter {
   start(software) {
     try {
       this.gl = new Gl(SIDE, software);
-      this.gl.canvas.addEventListener("webglcontextlost", () => {
-        this.gl = null;
-        for (const job of this.jobs) job.line = 0;
-      });
+      this.gl.canvas.addEventListener("webglcontextlost", () => this.lost());
     } catch {
       this.gl = null;
     }
+  }
+
+  /** A driver may take WebGL2 away, from who worked it too hard, for one: the worker goes on. */
+  lost() {
+    this.gl = null;
+    for (const job of this.jobs) job.line = 0;
+    this.schedule();
   }
 
   /**
@@ -63,7 +67,7 @@ export class Painter {
     const number = this.chunkOf(image);
     const chunk = this.chunks.get(number);
     if (!chunk) {
-      this.fetch(number);
+      this.want(number);
       return null;
     }
     this.chunks.delete(number); // to the end of the line of those that go
@@ -73,10 +77,13 @@ export class Painter {
     return chunk.values.subarray(row * chunk.starts[at], row * chunk.starts[at + 1]);
   }
 
-  /** The label of an image whose chunk is there. */
-  label(image) {
+  /** Of an image with a soft label whose chunk is there, [class, share] of the largest weights; else nothing. */
+  leading(image) {
     const number = this.chunkOf(image);
-    return this.chunks.get(number)?.labels[image - this.firsts[number]] ?? null;
+    const { classes, shares } = this.chunks.get(number)?.leading ?? { classes: [], shares: [] };
+    const each = shares.length / this.header.images[number];
+    const from = each * (image - this.firsts[number]);
+    return Array.from(shares.slice(from, from + each), (share, i) => [classes[from + i], share]).filter(([, share]) => share > 0);
   }
 
   chunkOf(image) {
@@ -89,19 +96,18 @@ export class Painter {
     return low;
   }
 
-  async fetch(number) {
+  async want(number) {
     if (this.asked) return;
     this.asked = true;
     try {
-      const { counts, labels, values } = await this.ask("chunk", number);
-      const starts = new Float64Array(counts.length + 1);
-      for (let i = 0; i < counts.length; i++) starts[i + 1] = starts[i] + counts[i];
-      this.chunks.set(number, { starts, labels, values });
+      const { starts, values, leading } = await this.ask("chunk", number);
+      const size = values.byteLength + starts.byteLength + (leading ? leading.classes.byteLength + leading.shares.byteLength : 0);
+      this.chunks.set(number, { starts, values, leading, size });
       let kept = 0;
-      for (const chunk of this.chunks.values()) kept += chunk.values.byteLength;
+      for (const chunk of this.chunks.values()) kept += chunk.size;
       for (const [old, chunk] of this.chunks) {
         if (kept <= KEPT || old === number) break;
-        kept -= chunk.values.byteLength;
+        kept -= chunk.size;
         this.chunks.delete(old);
       }
     } catch (error) {
@@ -146,6 +152,7 @@ export class Painter {
     }
     if (placed.length) {
       this.gl.read(0, 0, 1, 1);
+      if (this.gl.gl.isContextLost()) return this.lost(); // before any job of this frame counts as done
       const took = performance.now() - started;
       if (took > LONG) this.budget = Math.max(LEAST, budget / 2);
       else if (took < SHORT && work > budget / 2) this.budget = Math.min(MOST, 2 * budget);
@@ -174,7 +181,7 @@ export class Painter {
           if (!values) continue;
           some.push(job);
           questions.push({ values: values.slice(), height: job.height, width: job.width, view: job.view });
-          if ((pixels += job.height * job.width) >= PIXELS) break;
+          if ((pixels += job.height * job.width + values.length) >= PIXELS) break;
         }
         if (!some.length) return;
         const pictures = await this.ask("draw", questions);

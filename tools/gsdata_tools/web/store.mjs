@@ -4,9 +4,11 @@ import { Float, LABELS } from "../../../spec/js/header.mjs";
 import { CODECS, GsdFile } from "../../../spec/js/reader.mjs";
 import { render, toByte } from "../../../spec/js/render.mjs";
 import { reached, seen } from "./gaussians.mjs";
+import { visible } from "./texts.mjs";
 
-const MOST_ROWS = 400; // of a table; a header may hold 262,144 values
-const LONGEST = 1000; // characters of a value
+const MOST_ROWS = 200; // of a table; a header may hold 262,144 values, and laying out rare scripts takes time
+const [LONGEST, LONGEST_NAME] = [400, 200]; // characters of a value, and of a key or the name of a class
+const LEADING = 5; // classes of a soft label that are told
 const MOST_WORK = 5e7; // pixels, over all Gaussians, that one drawing without WebGL2 computes: about half a second
 
 export class Store {
@@ -30,7 +32,7 @@ export class Store {
     const tables = ["recipe", "provenance", "metadata"].map((name) => [name === "recipe" ? "training recipe" : name, flat(header.raw.get(name))]);
     return {
       ...{ antialias, background, channels, classCount, classes, layout, size, tables },
-      names: header.classes,
+      names: header.classes.map((name) => visible(name, LONGEST_NAME)),
       images: chunks.images,
       gaussians: chunks.gaussians.reduce((a, b) => a + b, 0),
       total: data.length,
@@ -38,9 +40,23 @@ export class Store {
     };
   }
 
-  /** A chunk; labels are null, a class or the K weights of an image. */
+  /**
+   * A chunk: `values`, rows of its Gaussians; `starts`, the first row of each image, and one more; `leading`, where labels are soft,
+   * the classes of the largest weights of each image and their shares, largest first, as many as LEADING with shares of 0 at the end.
+   */
   chunk(number) {
-    return this.file.chunk(number);
+    const { counts, labels, values } = this.file.chunk(number);
+    const starts = new Uint32Array(counts.length + 1);
+    counts.forEach((count, i) => (starts[i + 1] = starts[i] + count));
+    if (!Array.isArray(labels[0])) return { starts, values, leading: null };
+    const leading = { classes: new Uint16Array(LEADING * labels.length), shares: new Float32Array(LEADING * labels.length) };
+    labels.forEach((weights, i) => {
+      foremost(weights).forEach(([k, share], place) => {
+        leading.classes[LEADING * i + place] = k;
+        leading.shares[LEADING * i + place] = share;
+      });
+    });
+    return { starts, values, leading };
   }
 
   /** RGBA bytes of images, drawn without WebGL2: of the first of the list, and of as many more as do not take too long. */
@@ -68,11 +84,16 @@ function picture(header, { values, height, width, view }) {
 /** Answers questions { id, what, with } of a page with { id, answer } or { id, error }. */
 export function serve(scope) {
   let store = null;
+  const moved = {
+    open: ({ classes }) => [classes.buffer],
+    chunk: ({ values }) => [values.buffer],
+    draw: (pictures) => pictures.map(({ rgba }) => rgba.buffer),
+  };
   scope.onmessage = ({ data: { id, what, value } }) => {
     try {
       if (what === "open") store = new Store(value);
       const answer = what === "open" ? store.summary() : store[what](value);
-      scope.postMessage({ id, answer }, what === "draw" ? answer.map(({ rgba }) => rgba.buffer) : []);
+      scope.postMessage({ id, answer }, moved[what](answer));
     } catch (error) {
       scope.postMessage({ id, error: `${error.name}: ${error.message}` });
     }
@@ -83,6 +104,19 @@ export function serve(scope) {
 /** The class of a label: the first one of the largest weight where there are weights. */
 function heaviest(label) {
   return Array.isArray(label) ? label.indexOf(label.reduce((a, b) => Math.max(a, b))) : (label ?? -1);
+}
+
+/** [class, share] of the largest weights. */
+function foremost(weights) {
+  let sum = 0;
+  const found = [];
+  for (let k = 0; k < weights.length; k++) {
+    sum += weights[k];
+    if (weights[k] <= (found[LEADING - 1]?.[1] ?? 0)) continue;
+    found.push([k, weights[k]]);
+    found.sort((a, b) => b[1] - a[1]).splice(LEADING);
+  }
+  return found.map(([k, weight]) => [k, weight / sum]);
 }
 
 /** Where the bytes go, as gsdata's byte table has it: `parts` and, by name, `sections`. */
@@ -103,13 +137,14 @@ function bytes({ header, table, data }) {
   return { parts, sections: sections.map((section) => ({ ...section, codecs: [...section.codecs].join(", ") })) };
 }
 
-/** Nested maps as rows of a dotted name and a text. */
+/** Nested maps as rows of a dotted name and a text; where there are too many, the last row says so. */
 function flat(map, prefix = "", rows = []) {
   for (const [key, value] of map) {
-    if (rows.length >= MOST_ROWS) break;
-    const name = prefix + key;
+    if (rows.length > MOST_ROWS) break;
+    const name = visible(prefix + key, LONGEST_NAME);
     if (value instanceof Map && value.size) flat(value, `${name}.`, rows);
-    else rows.push([name.slice(0, LONGEST), text(value).slice(0, LONGEST)]);
+    else if (rows.length < MOST_ROWS) rows.push([name, visible(text(value), LONGEST)]);
+    else rows.push(["…", "and more; gsd-inspect --json shows all"]);
   }
   return rows;
 }

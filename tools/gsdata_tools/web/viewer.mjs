@@ -74,10 +74,13 @@ export class Viewer {
   tell() {
     const list = get("facts");
     list.replaceChildren();
-    for (const [name, text] of this.describe(this.image, this.painter.label(this.image), this.painter.values(this.image))) {
+    const { painter, image } = this;
+    const rows = this.describe(image, painter.leading(image), painter.values(image));
+    for (const [name, text] of rows) {
       list.appendChild(document.createElement("dt")).textContent = name;
       list.appendChild(document.createElement("dd")).textContent = text;
     }
+    this.stage.setAttribute("aria-label", rows.flat().join(" "));
     this.outline();
   }
 
@@ -88,10 +91,11 @@ export class Viewer {
     const density = Math.min(devicePixelRatio, 2);
     [canvas.width, canvas.height] = [Math.round(box.width * density), Math.round(box.height * density)];
     const values = this.image === null || !get("ellipses").checked ? null : this.painter.values(this.image);
-    if (!values) return;
     const { header } = this.painter;
+    get("most").hidden = !(values?.length > MOST_ELLIPSES * (5 + header.channels));
+    if (!values) return;
     const context = canvas.getContext("2d");
-    const shown = seen(values, header.channels, this.view).subarray(0, MOST_ELLIPSES * (5 + header.channels));
+    const shown = seen(values.subarray(0, MOST_ELLIPSES * (5 + header.channels)), header.channels, this.view);
     for (const [color, wide] of [["rgb(0 0 0 / 55%)", 2.5], ["#7df3e1", 1]]) {
       [context.strokeStyle, context.lineWidth] = [color, wide * density];
       for (const { x, y, long, short, angle } of ellipses(header, shown, canvas.height, canvas.width)) {
@@ -124,17 +128,26 @@ export class Viewer {
   dragged(event) {
     if (!(event.buttons & 1) || this.view.zoom === 1) return;
     const box = this.stage.getBoundingClientRect();
+    this.move(-event.movementX / box.width, -event.movementY / box.height);
+  }
+
+  /** Moves the window by parts of its width and height. */
+  move(right, down) {
     const { zoom, x, y } = this.view;
-    this.look({ zoom, x: x - event.movementX / box.width / zoom, y: y - event.movementY / box.height / zoom });
+    this.look({ zoom, x: x + right / zoom, y: y + down / zoom });
   }
 
   pressed(event) {
     if (event.altKey || event.ctrlKey || event.metaKey) return;
     const onSlider = event.target.type === "range";
+    const moves = {
+      ArrowRight: () => this.move(0.1, 0), ArrowLeft: () => this.move(-0.1, 0),
+      ArrowDown: () => this.move(0, 0.1), ArrowUp: () => this.move(0, -0.1),
+    };
     const actions = {
       "+": () => this.zoom(2), "=": () => this.zoom(2), "-": () => this.zoom(0.5), 0: () => this.look(WHOLE),
       e: () => get("ellipses").click(),
-      ...(onSlider ? {} : { ArrowRight: () => this.step(1), ArrowLeft: () => this.step(-1) }),
+      ...(onSlider ? {} : event.shiftKey ? moves : { ArrowRight: () => this.step(1), ArrowLeft: () => this.step(-1) }),
     };
     if (!(event.key in actions)) return;
     actions[event.key]();
