@@ -15,6 +15,19 @@ from typing import Any
 
 WATCH = """globalThis.longTasks = [];
 new PerformanceObserver((list) => longTasks.push(...list.getEntries().map((task) => task.duration))).observe({ type: "longtask" });"""
+SCROLL = """(async () => {
+  const [frames, height] = [[], document.documentElement.scrollHeight];
+  let [rows, last] = [0, performance.now()];
+  longTasks.length = 0;
+  for (let i = 0; i < %d; i++) {
+    scrollTo(0, height * i / %d);
+    const now = await new Promise(requestAnimationFrame);
+    frames.push(now - last);
+    last = now;
+    rows = Math.max(rows, document.querySelectorAll("#grid canvas").length);
+  }
+  return { frames, rows };
+})()"""
 PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
@@ -91,6 +104,26 @@ class Browser:
                 self._send("Page.handleJavaScriptDialog", {"accept": False})
             if answer.get("method") == "Network.requestWillBeSent":
                 self.requests.append(answer["params"]["request"]["url"])
+
+    def processes(self) -> dict[int, float]:
+        """Seconds that each process of the browser has worked, by its number."""
+        session, self._session = self._session, ""  # asked of the browser, not of the page
+        found = self.call("SystemInfo.getProcessInfo")["processInfo"]
+        self._session = session
+        return {process["id"]: process["cpuTime"] for process in found}
+
+    def scroll(self, frames: int = 40) -> dict[str, Any]:
+        """Scrolls through a page, as far in each frame: ``frames`` and ``tasks`` (those above 50) in milliseconds, ``work``, seconds of
+        the processor for a frame in the page's thread, and the most rows of images that were there at once.
+        """
+        self.call("Performance.enable", timeDomain="threadTicks")
+        before = self._worked()
+        found: dict[str, Any] = self.evaluate(SCROLL % (frames, frames))
+        return found | {"work": (self._worked() - before) / frames, "tasks": self.evaluate("longTasks")}
+
+    def _worked(self) -> float:
+        metrics = self.call("Performance.getMetrics")["metrics"]
+        return next(float(metric["value"]) for metric in metrics if metric["name"] == "TaskDuration")
 
     def _send(self, method: str, params: dict[str, Any]) -> int:
         self._number += 1

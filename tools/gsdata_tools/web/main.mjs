@@ -61,14 +61,16 @@ function facts(summary, image, leading = [], values = null) {
 
 async function start() {
   const ask = await connect();
-  const summary = await ask("open", get("file").textContent.trim());
+  const opened = ask("open", get("file").textContent.trim());
+  const first = ask("chunk", 0).catch(() => null); // decoded while the page is set up; what is wrong with it is said when it is shown
+  const summary = await opened;
   get("file").remove();
   get("headline").textContent = headline(summary);
   showBytes(get("bar"), get("legend"), summary);
   showSections(get("sections"), summary);
   showTables(get("tables"), [["rendering", rendering(summary)], ...summary.tables]);
 
-  const painter = new Painter(ask, summary, location.hash.slice(1), failed);
+  const painter = new Painter(ask, summary, first, location.hash.slice(1), failed);
   const groups = byClass(summary.classes, summary.names);
   let grid;
   const viewer = new Viewer(painter, (...about) => facts(summary, ...about), (image, steps) => grid.next(image, steps));

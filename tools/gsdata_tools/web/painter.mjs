@@ -16,11 +16,17 @@ export class Painter {
   /**
    * @param {function} ask of the worker: (what, value) to a promise
    * @param {object} header what the worker says of the file
+   * @param {Promise} first the first chunk, which was asked for already; null where there is none
    * @param {string} choice "canvas": not with WebGL2; "webgl": also where no GPU computes it, which the worker does faster
    * @param {function} failed what to do with an error
    */
-  constructor(ask, header, choice, failed) {
-    Object.assign(this, { ask, header, failed, gl: null, budget: 2 * LEAST, jobs: [], first: 0, chunks: new Map(), asked: false, scheduled: false });
+  constructor(ask, header, first, choice, failed) {
+    Object.assign(this, { ask, header, failed, gl: null, budget: 2 * LEAST, jobs: [], first: 0, chunks: new Map(), asked: true, scheduled: false });
+    first.then((chunk) => {
+      this.asked = false;
+      if (chunk) this.keep(0, chunk);
+      else this.schedule();
+    });
     this.firsts = [0];
     for (const images of header.images) this.firsts.push(this.firsts.at(-1) + images);
     if (choice !== "canvas") this.start(choice === "webgl");
@@ -100,21 +106,24 @@ export class Painter {
     if (this.asked) return;
     this.asked = true;
     try {
-      const { starts, values, leading } = await this.ask("chunk", number);
-      const size = values.byteLength + starts.byteLength + (leading ? leading.classes.byteLength + leading.shares.byteLength : 0);
-      this.chunks.set(number, { starts, values, leading, size });
-      let kept = 0;
-      for (const chunk of this.chunks.values()) kept += chunk.size;
-      for (const [old, chunk] of this.chunks) {
-        if (kept <= KEPT || old === number) break;
-        kept -= chunk.size;
-        this.chunks.delete(old);
-      }
+      this.keep(number, await this.ask("chunk", number));
     } catch (error) {
       this.failed(error);
-      return;
     } finally {
       this.asked = false;
+    }
+  }
+
+  /** Keeps a decoded chunk, and those before it that were used last, as many as there is room for. */
+  keep(number, { starts, values, leading }) {
+    const size = values.byteLength + starts.byteLength + (leading ? leading.classes.byteLength + leading.shares.byteLength : 0);
+    this.chunks.set(number, { starts, values, leading, size });
+    let kept = 0;
+    for (const chunk of this.chunks.values()) kept += chunk.size;
+    for (const [old, chunk] of this.chunks) {
+      if (kept <= KEPT || old === number) break;
+      kept -= chunk.size;
+      this.chunks.delete(old);
     }
     this.schedule();
   }
