@@ -14,7 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+import gsdata
 from browser import PROGRAM, Browser
+from gsdata.quantize import Quantizer, QuantizerSet
+from gsdata.testing import SET, make_codes
 from gsdata_tools import page as pages
 from gsdata_tools.page import page
 from synthetic import gsd
@@ -166,6 +169,15 @@ def test_what_is_too_heavy_for_webgl_is_drawn_all_the_same(browser, show):
     assert browser.evaluate(
         "gsd.viewer.context.getImageData(0, 0, 512, 512).data.some((byte) => byte > 0 && byte < 255)"
     )
+
+
+def test_what_takes_too_long_is_drawn_with_fewer_pixels_and_says_so(browser, show):
+    wide = QuantizerSet(SET.means, Quantizer("log2", 10.0, 20.0, 6), SET.shear, SET.colors)
+    show(gsdata.to_bytes(make_codes(0, [2000, 3], sets=(wide,)), level=1), "#canvas")
+    for image, said in ((0, "512x512 (computed at 128x128) pixels"), (1, "512x512 pixels")):
+        browser.evaluate(f"gsd.viewer.open({image})")
+        browser.until(f"document.getElementById('picture').dataset.done === '{image} 512x512 1'")
+        assert said in browser.evaluate("document.querySelector('#pixels').parentElement.textContent")
 
 
 def scrolls(browser: Browser) -> None:

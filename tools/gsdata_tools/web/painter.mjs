@@ -50,7 +50,7 @@ export class Painter {
 
   /**
    * Draws an image onto the 2D canvas of a `job` { context, left, top, width, height, image, view, wanted }; `wanted` says whether it
-   * still is, `done`, where given, is called at the end.
+   * still is, `done`, where given, is called at the end with the height and width that were computed, fewer where it is too much.
    */
   add(job) {
     this.jobs.push({ line: 0, ...job });
@@ -211,12 +211,12 @@ export class Painter {
     scratch.getContext("2d").putImageData(new ImageData(rgba, width, height), 0, 0);
     job.context.clearRect(job.left, job.top, job.width, job.height);
     job.context.drawImage(scratch, job.left, job.top, job.width, job.height);
-    this.finish(job);
+    this.finish(job, [height, width]);
   }
 
-  finish(job) {
+  finish(job, computed = [job.height, job.width]) {
     if (!this.first) this.first = performance.now(); // milliseconds after the page began to load
-    job.done?.();
+    job.done?.(computed);
   }
 
   /** RGBA bytes of an image, drawn at once: for tests. */

@@ -59,7 +59,8 @@ export class Viewer {
     this.painter.add({
       ...{ context: scratch.getContext("2d"), left: 0, top: 0, width, height, image: this.image, view: this.view },
       wanted: () => this.image !== null && turn === this.turn,
-      done: () => {
+      done: (computed) => {
+        if (computed[0] < height) get("pixels-out").textContent = `${height}x${width} (computed at ${computed.join("x")})`;
         const { canvas } = this.context;
         [canvas.width, canvas.height] = [width, height];
         this.context.drawImage(scratch, 0, 0);
