@@ -139,6 +139,23 @@ def test_search_and_keys(browser, show):
     browser.until("!document.getElementById('viewer').open")
 
 
+def test_what_is_found_and_what_the_cursor_is_at_are_not_behind_the_tools(browser, show):
+    show(small())
+    browser.evaluate("(e => { e.value = 300; e.dispatchEvent(new Event('input')); })(document.getElementById('side'))")
+    browser.evaluate("document.getElementById('grid').focus()")
+    browser.press("End")
+    browser.until("scrollY > 1000")
+    free = "document.querySelector('{}').getBoundingClientRect().top - document.getElementById('tools').offsetHeight"
+    browser.evaluate(
+        "(e => { e.value = 'ant'; e.dispatchEvent(new Event('input')); })(document.getElementById('search'))"
+    )
+    assert browser.evaluate(free.format("#grid")) == pytest.approx(0, abs=1)
+    browser.press("PageDown")
+    browser.press("Home")
+    browser.until("document.querySelector('#grid h3') && document.querySelector('.cursor').style.top === '44px'")
+    assert browser.evaluate(free.format("#grid h3")) >= -1
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_one_image_large_with_ellipses(browser, show, backend):
     show(small(), backend)
@@ -156,16 +173,25 @@ def test_one_image_large_with_ellipses(browser, show, backend):
     browser.evaluate("(e => { e.value = 16; e.dispatchEvent(new Event('input')); })(document.getElementById('pixels'))")
     browser.until("document.getElementById('picture').dataset.done === '3 13x16 2'")
     assert browser.evaluate(shape) == [13, 16]
+    move = "gsd.viewer.stage.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight', shiftKey: true, bubbles: true}))"
+    start = browser.evaluate("gsd.viewer.view.x")
+    browser.evaluate(move)
+    assert browser.evaluate("gsd.viewer.view.x") == pytest.approx(start + 0.05)
+    assert browser.evaluate("gsd.viewer.image") == 3
     browser.press("0", "0")
     browser.until("gsd.viewer.view.zoom === 1")
     assert not browser.evaluate("document.getElementById('error').textContent")
 
 
 def test_what_is_too_heavy_for_webgl_is_drawn_all_the_same(browser, show):
-    show(gsd([4000, 5], size=(32, 32)), "#webgl")
+    show(gsd([4001, 5], size=(32, 32)), "#webgl")
     browser.evaluate("gsd.viewer.open(0)")
     browser.until("document.getElementById('picture').dataset.done === '0 512x512 1'")
     drawn(browser)
+    browser.press("e", "e")
+    assert not browser.evaluate("document.getElementById('most').hidden")
+    browser.press("e", "e")
+    assert browser.evaluate("document.getElementById('most').hidden")
     assert browser.evaluate(
         "gsd.viewer.context.getImageData(0, 0, 512, 512).data.some((byte) => byte > 0 && byte < 255)"
     )

@@ -23,7 +23,7 @@ export class Grid {
     new ResizeObserver(() => this.arrange()).observe(element);
     element.addEventListener("click", (event) => this.clicked(event));
     element.addEventListener("keydown", (event) => this.pressed(event));
-    element.addEventListener("focus", () => this.layout?.rows.length && this.point(this.at ?? this.placeOf(this.anchor()) ?? { row: 0, column: 0 }, false));
+    element.addEventListener("focus", () => this.focused());
     element.addEventListener("blur", () => (this.cursor.hidden = true));
   }
 
@@ -57,7 +57,12 @@ export class Grid {
     if (this.at) this.at = this.placeOf(this.image) ?? null;
     this.restore(anchor);
     this.draw();
-    if (document.activeElement === this.element && this.at) this.point(this.at, false);
+    this.cursor.hidden = true;
+    if (document.activeElement === this.element) this.focused();
+  }
+
+  focused() {
+    if (this.layout?.rows.length) this.point(this.at ?? this.placeOf(this.anchor()) ?? { row: 0, column: 0 }, false);
   }
 
   /** The first image on the screen, so that it stays there when sizes change. */
