@@ -99,7 +99,7 @@ def main() -> None:
     }
     more = page_bytes - of_file["bytes"]
     result = {
-        "command": "python benchmarks/page.py",
+        "command": "python benchmarks/page.py" + (" --file c10.gsd" if arguments.file else ""),
         "distilled_by": f"gsd-distill {DISTILL}",
         "file": of_file,
         "page_bytes": page_bytes,
