@@ -26,9 +26,10 @@ import numpy as np
 from distill_cifar10 import run as run_command
 from drawing import QUICK, Curve, Panel, draw
 from environment import code_digest, hardware, versions
+from gsdata.atomic import write_atomically
 from gsdata.gaussians import Antialias
 from gsdata_tools import distill
-from gsdata_tools.cli import Checkpoint, atomic_write
+from gsdata_tools.cli import Checkpoint
 from gsdata_tools.distillation import Distillation
 from gsdata_tools.distilling import close
 
@@ -88,7 +89,7 @@ def make(words: str, change: Callable[[Distillation], None] | None, path: Path) 
         change(run)
     for _ in range(arguments.iterations):
         run.step()
-    atomic_write(path, close(run))
+    write_atomically(path, close(run))
     checkpoint.delete()
     return {
         "bytes": path.stat().st_size,
@@ -107,7 +108,7 @@ def measure(plan: Plan, name: str, seed: int, folder: Path, code: str) -> dict[s
     said, report = path.with_suffix(".json"), path.with_name(f"{path.stem}-eval.json")
     if not said.exists():
         made = make(words, change, path)
-        atomic_write(said, json.dumps(made).encode())
+        write_atomically(said, json.dumps(made).encode())
     evaluate = f"gsd-eval {path.name} {plan.evaluate} -o {report.name}"
     if not report.exists() or report.with_suffix(".ckpt").exists():
         run_command(evaluate, folder)

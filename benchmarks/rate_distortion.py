@@ -24,8 +24,8 @@ import numpy as np
 from PIL import Image
 
 from environment import code_digest, hardware, versions
+from gsdata.atomic import write_atomically
 from gsdata_tools import metrics, sources
-from gsdata_tools.cli import atomic_write
 from gsdata_tools.fit import DEFAULT_STEPS, fit_gaussians
 from gsdata_tools.source_types import ArraySource
 from gsdata_tools.usage import note
@@ -161,7 +161,7 @@ class Results:
     @staticmethod
     def _write(path: Path, content: dict[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+        write_atomically(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
 
 
 @dataclass(frozen=True, eq=False)

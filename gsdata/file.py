@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsdata import streams
+from gsdata.atomic import write_atomically
 from gsdata.budget import Budget
 from gsdata.chunks import Chunks
 from gsdata.container import (
@@ -32,7 +33,7 @@ from gsdata.quantize import Codes, concatenate
 from gsdata.rates import StreamRate, stream_rates
 from gsdata.recipe import Recipe, agreed
 from gsdata.streams import Labels
-from gsdata.writing import assemble, save, soft_labels_of, to_bytes, write_atomically
+from gsdata.writing import assemble, save, soft_labels_of, to_bytes
 
 __all__ = ["GsdFile", "merge", "open", "save", "to_bytes"]
 

@@ -21,10 +21,10 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, TypeAlias
 
+from gsdata.atomic import written_atomically
 from gsdata.errors import FormatError
 from gsdata.file import GsdFile
 from gsdata.file import open as open_gsd
-from gsdata.writing import written_atomically
 
 SCHEMA = "gsdata-shard/1"
 INDEX = "__index__"

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import secrets
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
@@ -14,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gsdata import canonical, rans, streams
+from gsdata.atomic import write_atomically
 from gsdata.container import write_container
 from gsdata.errors import FormatError, LimitError
 from gsdata.header import MAX_CHUNK_IMAGES, RESERVED_MAKERS, Header
@@ -100,38 +99,6 @@ def save(target: str | os.PathLike[str] | IO[bytes], codes: Codes, *, overwrite:
     else:
         target.write(data)
     return len(data)
-
-
-def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
-    """Put ``data`` under ``path`` so that at no time anything but the old or the new file is there.
-
-    A symbolic link stays one: the file that it points to is replaced.
-    """
-    with written_atomically(path) as file:
-        file.write(data)
-
-
-@contextmanager
-def written_atomically(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """``write_atomically`` for content that is written part by part: it is under ``path`` when the block ends without an error."""
-    path = Path(path).resolve()
-    temporary = path.with_name(f".gsdata-{secrets.token_hex(8)}.tmp")
-    # Not tempfile: its files are private, this one gets the permissions that any new file gets.
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def quantize_weights(soft_labels: ArrayLike) -> NDArray[np.uint8]:

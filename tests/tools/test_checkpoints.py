@@ -7,8 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis.extra import numpy as hnp
 
+from gsdata.atomic import write_atomically
 from gsdata.errors import GsdError
-from gsdata_tools.checkpoints import Checkpoint, atomic_write
+from gsdata_tools.checkpoints import Checkpoint
 from gsdata_tools.usage import UsageError
 
 ARRAYS = {
@@ -119,9 +120,9 @@ def test_objects_and_odd_names_are_refused(tmp_path):
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     file = tmp_path / "x.gsd"
-    atomic_write(file, b"old")
+    write_atomically(file, b"old")
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space"):
-        atomic_write(file, b"new")
+        write_atomically(file, b"new")
     assert file.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [file]

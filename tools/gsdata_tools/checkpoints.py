@@ -1,12 +1,13 @@
 """Checkpoints of a run that is not done yet: a folder ``X.ckpt`` beside the output, written so that a kill loses no saved state.
 
 Each file is a zip of ``.npy`` arrays and one JSON text (so ``numpy.load`` reads it too), written under a temporary name and then
-renamed; the zip's CRC32s are checked before anything is read from it. No pickle, in either direction.
+renamed; the zip's CRC32s are checked before anything is read from it. No pickle, in either direction. A state says which options and which
+name it belongs to: one from another run is never loaded, however it got there.
 """
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import io
 import json
 import os
@@ -20,32 +21,15 @@ from typing import Any
 
 import numpy as np
 
+from gsdata.atomic import write_atomically
 from gsdata.errors import GsdError
 from gsdata_tools.usage import UsageError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,100}", re.ASCII)
 _OPTIONS = "options.json"
+_ENDED = "ended.json"
+"""What the options are renamed to before states are removed: what is left after that is of no use."""
 _META = "meta.json"
-
-
-def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write ``data`` so that ``path`` holds the old content or all of the new, whatever happens in between."""
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # some file systems cannot sync a folder; the rename is atomic all the same
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def pack(arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any] | None = None) -> bytes:
@@ -92,7 +76,7 @@ class Checkpoint:
 
     Raises:
         UsageError: the folder was made with other options; the message names the first that differs.
-        GsdError: the folder's options file is damaged.
+        GsdError: the folder's options file is damaged, or gone.
     """
 
     def __init__(
@@ -100,7 +84,7 @@ class Checkpoint:
     ) -> None:
         self.path = Path(path)
         self.options: dict[str, Any] = json.loads(_json(options or {}))
-        if not resume:
+        if not resume or (self.path / _ENDED).exists():
             self.delete()
         elif self.path.exists():
             self._compare_options()
@@ -118,25 +102,26 @@ class Checkpoint:
             arrays: any NumPy arrays except of objects, by name.
             meta: JSON values.
         """
-        data = pack(arrays, meta)
+        data = pack(arrays, {"meta": meta or {}, "belongs": self._belongs(name)})
         target = self._file(name)
         self.path.mkdir(exist_ok=True)
         if not (self.path / _OPTIONS).exists():
-            atomic_write(self.path / _OPTIONS, _json(self.options).encode())
-        atomic_write(target, data)
+            write_atomically(self.path / _OPTIONS, _json(self.options).encode())
+        write_atomically(target, data)
 
     def load(self, name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """The arrays and the meta of a saved state.
 
         Raises:
             KeyError: no such state was saved.
-            GsdError: the file is damaged.
+            GsdError: the file is damaged, or belongs to another run or name.
         """
         target = self._file(name)
         if not target.exists():
             raise KeyError(name)
         try:
-            return unpack(target.read_bytes())
+            arrays, contents = unpack(target.read_bytes())
+            meta, belongs = contents["meta"], contents["belongs"]
         except (
             zipfile.BadZipFile,
             zlib.error,
@@ -147,6 +132,9 @@ class Checkpoint:
             RuntimeError,
         ) as error:
             raise self._damaged(target, error) from error
+        if belongs != self._belongs(name):
+            raise self._damaged(target, ValueError("it is another run's, or was renamed"))
+        return arrays, meta
 
     def names(self) -> list[str]:
         """The names of all saved states, sorted."""
@@ -160,7 +148,9 @@ class Checkpoint:
         """Remove the folder: the run is done, or starts again. Files that no checkpoint writes are left, and the folder then too."""
         if not self.path.is_dir():
             return
-        for file in [*self.path.glob("*.npz"), *self.path.glob(".*.tmp"), self.path / _OPTIONS]:
+        if (self.path / _OPTIONS).exists():
+            (self.path / _OPTIONS).replace(self.path / _ENDED)
+        for file in [*self.path.glob("*.npz"), *self.path.glob(".gsdata-*.tmp"), self.path / _ENDED]:
             file.unlink(missing_ok=True)
         if not any(self.path.iterdir()):
             shutil.rmtree(self.path)
@@ -170,12 +160,17 @@ class Checkpoint:
             raise ValueError(f"{name!r} is not a name for a checkpoint")
         return self.path / f"{name}.npz"
 
+    def _belongs(self, name: str) -> str:
+        return hashlib.sha256(f"{name} {_json(self.options)}".encode()).hexdigest()
+
     def _damaged(self, file: Path, error: Exception) -> GsdError:
         return GsdError(f"{file}: damaged checkpoint file ({error}); --force without --resume starts again")
 
     def _compare_options(self) -> None:
         file = self.path / _OPTIONS
         if not file.exists():
+            if self.names():
+                raise self._damaged(file, ValueError("it is missing"))
             return
         try:
             saved = json.loads(file.read_bytes())

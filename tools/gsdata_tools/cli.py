@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gsdata_tools.checkpoints import Checkpoint, atomic_write
+from gsdata_tools.checkpoints import Checkpoint
 from gsdata_tools.progress import Deadline, Progress, clock
 from gsdata_tools.running import run
 from gsdata_tools.usage import (
@@ -43,7 +43,6 @@ __all__ = [
     "Progress",
     "UsageError",
     "add_command",
-    "atomic_write",
     "bit_widths",
     "build_parser",
     "check_output",

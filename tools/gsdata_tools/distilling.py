@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import gsdata
+from gsdata.atomic import write_atomically
 from gsdata.errors import BudgetError
 from gsdata_tools import cli, ranks
 from gsdata_tools.distillation import Distillation
@@ -63,9 +64,9 @@ def _finish(run: Distillation, arguments: argparse.Namespace, output: cli.Output
         BudgetError: the smallest possible set is larger than the budget.
     """
     data = close(run)
-    cli.atomic_write(output.gsd, data)
+    write_atomically(output.gsd, data)
     report = _report(run, data, time.monotonic() - begun)
-    cli.atomic_write(output.json, (json.dumps(report | {"log": run.log}, indent=1) + "\n").encode())
+    write_atomically(output.json, (json.dumps(report | {"log": run.log}, indent=1) + "\n").encode())
     preview_file(gsdata.open(data), output.png)
     drawing = output.gsd.with_suffix(".monitors.png")
     drawing.unlink(missing_ok=True)
@@ -91,7 +92,7 @@ def _iterate(
             # All processes end after the same step, whichever of them is told to.
             return ranks.highest(_STOP if stop.is_set() else _LATE if late else _GO_ON)
 
-        while (reason := wanted()) == _GO_ON and run.iteration < arguments.iterations:
+        while wanted() == _GO_ON and run.iteration < arguments.iterations:
             before = time.monotonic()
             losses = run.step()
             slowest = max(slowest, time.monotonic() - before)
@@ -100,8 +101,8 @@ def _iterate(
                 run.save(checkpoint)
                 saved = time.monotonic()
         run.save(checkpoint)
-    if reason == _STOP:
-        raise KeyboardInterrupt
+        if wanted() == _STOP:  # now or while that was saved
+            raise KeyboardInterrupt
 
 
 def close(run: Distillation) -> bytes:

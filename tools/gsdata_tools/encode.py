@@ -6,6 +6,7 @@ import argparse
 import json
 import time
 
+from gsdata.atomic import write_atomically
 from gsdata_tools import cli, gsdd_options, ranks
 
 _STEPS = 1200
@@ -119,7 +120,7 @@ def _main(argv: list[str]) -> int:
     report, checkpoint = encode(arguments, output, deadline)
     seconds = time.monotonic() - start
     report |= {"seconds": round(seconds, 6), "images_per_second": round(report["images"] / seconds, 3)}
-    cli.atomic_write(output.json, (json.dumps(report, indent=2, allow_nan=False) + "\n").encode())
+    write_atomically(output.json, (json.dumps(report, indent=2, allow_nan=False) + "\n").encode())
     checkpoint.delete()
     if arguments.json:
         cli.write_json(report)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 import gsdata
 from gsdata import Codes, GsdFile, Recipe
+from gsdata.atomic import write_atomically
 from gsdata.budget import Bits, default_bits, plan
 from gsdata.errors import BudgetError
 from gsdata.streams import MAX_COUNT
@@ -52,7 +53,7 @@ def encode(
             checkpoint.delete()
         raise
     content = run.file(codes)
-    cli.atomic_write(output.gsd, content)
+    write_atomically(output.gsd, content)
     with gsdata.open(output.gsd) as file:
         report, shown = measure(file, data.images)
     report = {"schema": SCHEMA, **report, "steps": run.steps}

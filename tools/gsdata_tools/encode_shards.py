@@ -21,6 +21,7 @@ import numpy as np
 
 import gsdata
 from gsdata import shards
+from gsdata.atomic import write_atomically
 from gsdata.errors import BudgetError, GsdError
 from gsdata_tools import cli, ranks
 from gsdata_tools.encode_run import SCHEMA, Run, compile_kernels, header_of, quality, resolved_options
@@ -68,7 +69,7 @@ def check_folder(output: Path, force: bool, resume: bool) -> tuple[Path, Path]:
         raise cli.UsageError(f"-o {output}: there is no folder {output.parent}; make it first")
     if not os.access(output if output.exists() else output.parent, os.W_OK):
         raise cli.UsageError(f"-o {output}: the folder is not writable")
-    ckpt = output.with_suffix(".ckpt")
+    ckpt = output.with_name(f"{output.name}.ckpt")
     if ckpt.exists() and not (force or resume):
         raise cli.UsageError(f"{ckpt} is left over from a stopped run: --resume continues it, --force starts again")
     return output, ckpt
@@ -116,8 +117,11 @@ class _ShardedRun:
         # What a Run would choose for its own images is chosen once for all groups.
         start.plan_steps(self._deadline, -(-len(data) // ranks.world()))
         self.folder.mkdir(exist_ok=True)
-        for stale in [*(old if not resuming else []), *self.folder.glob(".gsdata-*.tmp")]:
-            stale.unlink()
+        saved = set(checkpoint.names())
+        done = [number for number in range(arguments.shards) if f"{number:06d}-done" in saved]
+        # A resumed run too may be about to overwrite an older set: it was killed before it came to this.
+        for path in {*old} - {shards.shard_path(self.folder, data.split, number) for number in done}:
+            path.unlink()
         survey = {
             "shape": self.survey.shape,
             "digest": self.survey.digest,
@@ -161,13 +165,13 @@ class _ShardedRun:
             "ssim": sum(of_group["ssim"] for of_group in figures),
             "gaussians": sum(of_group["gaussians"] for of_group in figures),
         }
-        self.checkpoint.save(f"{name}-done", {}, totals)
 
         def groups() -> Iterator[bytes]:
             for group in range(len(bounds)):
                 yield self.checkpoint.load(f"{name}-{group:04d}-group")[0]["gsd"].tobytes()
 
         shards.write_shard(self.folder, self.data.split, number, images, groups(), shards=self.arguments.shards)
+        self.checkpoint.save(f"{name}-done", {}, totals)
         self._forget(f"{name}-", keep=f"{name}-done")
 
     def figures(self, number: int) -> dict[str, Any]:
@@ -263,7 +267,7 @@ def _report(arguments: argparse.Namespace, run: _ShardedRun, seconds: float) -> 
         "seconds": round(seconds, 6),
         "images_per_second": round(number / seconds, 3),
     }
-    cli.atomic_write(run.folder / f"{name}.json", (json.dumps(report, indent=2, allow_nan=False) + "\n").encode())
+    write_atomically(run.folder / f"{name}.json", (json.dumps(report, indent=2, allow_nan=False) + "\n").encode())
     run.checkpoint.delete()
     if arguments.json:
         cli.write_json(report)

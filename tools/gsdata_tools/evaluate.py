@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gsdata.atomic import write_atomically
 from gsdata_tools import cli
 from gsdata_tools.usage import UsageError
 
@@ -161,7 +162,7 @@ def _evaluate(
     result = report(evaluation)
     if arguments.output is not None:
         text = json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-        cli.atomic_write(arguments.output, text.encode())
+        write_atomically(arguments.output, text.encode())
     if evaluation.complete:
         checkpoint.delete()
     else:

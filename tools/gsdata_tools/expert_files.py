@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gsdata.atomic import write_atomically
 from gsdata.errors import GsdError
-from gsdata_tools.checkpoints import atomic_write
 from gsdata_tools.usage import UsageError
 
 SCHEMA = "gsd-expert/1"
@@ -119,7 +119,7 @@ def write_expert(path: Path, trajectory: NDArray[np.floating[Any]], recipe: Expe
 
     rows = np.ascontiguousarray(trajectory, np.float16 if recipe.half else np.float32)
     described = {"schema": SCHEMA, **asdict(recipe), "crc32": [zlib.crc32(row.tobytes()) for row in rows]}
-    atomic_write(path, save({"trajectory": rows}, {"gsdata": json.dumps(described, sort_keys=True)}))
+    write_atomically(path, save({"trajectory": rows}, {"gsdata": json.dumps(described, sort_keys=True)}))
 
 
 def read_expert(path: Path) -> Expert:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gsdata_tools.checkpoints import atomic_write
+from gsdata.atomic import temporary_folder, write_atomically
 from gsdata_tools.usage import UsageError
 
 INDEX = "export.json"
@@ -59,20 +61,13 @@ def new_folder(folder: Path, force: bool = False) -> Iterator[Path]:
         UsageError: as ``check_folder``, of what is there at the end.
     """
     folder = folder.resolve()  # behind a link, the folder itself is replaced
-    temporary, old = _beside(folder, "tmp"), _beside(folder, "old")
-    temporary.mkdir()
-    try:
+    with temporary_folder(folder.parent) as temporary:
         yield temporary
         check_folder(folder, force)
-        if folder.exists():
-            folder.rename(old)
-        temporary.rename(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+        if not folder.exists() or not any(folder.iterdir()):
+            temporary.rename(folder)
+        elif not _exchange(temporary, folder):
+            _replace(temporary, folder)
 
 
 @contextmanager
@@ -83,25 +78,39 @@ def new_file(file: Path, force: bool = False) -> Iterator[Path]:
         UsageError: as ``check_file``, of what is there at the end.
     """
     file = file.resolve()
-    temporary = _beside(file, "tmp")
-    try:
+    with temporary_folder(file.parent) as folder:
+        temporary = folder / file.name
         yield temporary
         with temporary.open("rb+") as stream:
             os.fsync(stream.fileno())
         check_file(file, force, file.suffix)
         temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_index(folder: Path, said: dict[str, Any]) -> None:
     """Write ``export.json``; JSON values only."""
     text = json.dumps(said, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    atomic_write(folder / INDEX, text.encode(errors="backslashreplace"))
+    write_atomically(folder / INDEX, text.encode(errors="backslashreplace"))
 
 
-def _beside(path: Path, ending: str) -> Path:
-    return path.with_name(f".{path.name[:100]}.{os.getpid()}.{ending}")
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two names in one step; False where the system cannot."""
+    call = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform.startswith("linux") else None
+    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
+    return call is not None and call(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
+
+
+def _replace(new: Path, folder: Path) -> None:
+    """The same in two steps, of which a kill between them leaves the old folder beside, as ``.NAME.PROCESS.old``."""
+    old = folder.with_name(f".{folder.name[:100]}.{os.getpid()}.old")
+    folder.rename(old)
+    try:
+        new.rename(folder)
+    except BaseException:
+        if not folder.exists():
+            old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _check_parent(path: Path, option: str) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 import gsdata
 from gsdata import GsdFile, Recipe
+from gsdata.atomic import write_atomically
 from gsdata.augment import STRATEGY
 from gsdata.budget import Bits
 from gsdata.quantize import Codes, fit_quantizers, quantize
@@ -64,7 +65,7 @@ def encode_gsdd(arguments: argparse.Namespace, output: cli.Output) -> dict[str, 
     content = gsdata.to_bytes(
         codes, labels=labels, classes=names, class_count=count, recipe=recipe, provenance=provenance
     )
-    cli.atomic_write(output.gsd, content)
+    write_atomically(output.gsd, content)
     with gsdata.open(output.gsd) as file, cli.Progress(len(file), "compared", arguments.quiet) as progress:
         report = {
             "schema": SCHEMA,
@@ -80,7 +81,7 @@ def encode_gsdd(arguments: argparse.Namespace, output: cli.Output) -> dict[str, 
             **compare(file, gaussians, splats, progress),
         }
     contact_sheet(shown, np.full(len(shown), -1) if labels is None else labels, names, output.png)
-    cli.atomic_write(output.json, (json.dumps(report, indent=2, allow_nan=False) + "\n").encode())
+    write_atomically(output.json, (json.dumps(report, indent=2, allow_nan=False) + "\n").encode())
     if report["tiles_beyond_256"]:
         cli.note(
             f"{report['tiles_beyond_256']} tiles have more than {gsdd.TILE_LIMIT} Gaussians: the published renderer leaves some of them out, "

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gsdata.atomic import write_atomically
 from gsdata_tools import cli
 from gsdata_tools.printing import printable, show
 
@@ -89,7 +90,7 @@ def _main(argv: list[str]) -> int:
             some = f"; {sheet.left_out} further classes are not shown" if sheet.left_out else ""
             notes.append(f"{options.preview}: {len(sheet.indices)} of {file.images} images{some}")
         if options.html is not None:
-            cli.atomic_write(options.html, html)
+            write_atomically(options.html, html)
             notes.append(f"{options.html}: {len(html):,} bytes; open it in a browser")
     try:
         show(text)

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gsdata.atomic import write_atomically
 from gsdata.gaussians import ANTIALIAS_MODES
 from gsdata.kernels.arguments import VARIANCE
-from gsdata_tools.checkpoints import atomic_write
 from gsdata_tools.learnable import LearnableSet, RowAdam, drop, ranks, split
 
 EVERY = 100
@@ -152,5 +152,5 @@ def draw(history: Sequence[dict[str, int]], path: Path) -> bool:
     axes.legend()
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=120)
-    atomic_write(path, stream.getvalue())
+    write_atomically(path, stream.getvalue())
     return True

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gsdata.atomic import write_atomically
 from gsdata.gaussians import Gaussians
-from gsdata_tools.checkpoints import atomic_write
 from gsdata_tools.printing import printable
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ def _write(sheet: Sheet, images: NDArray[np.uint8], path: str | os.PathLike[str]
             position += 1
     stream = io.BytesIO()
     paper.save(stream, "PNG", optimize=True)
-    atomic_write(path, stream.getvalue())
+    write_atomically(path, stream.getvalue())
 
 
 def _shortened(name: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:

@@ -37,11 +37,18 @@ def run(main_function: Callable[[list[str]], int | None], argv: Sequence[str] | 
         main_function: takes the arguments without the program's name; its return value is the exit code (``None`` is 0).
         argv: the arguments; ``None`` takes those of the process.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    complain = sys.unraisablehook
+    try:
+        return _run(main_function, list(sys.argv[1:] if argv is None else argv))
+    finally:
+        sys.unraisablehook = complain
+
+
+def _run(main_function: Callable[[list[str]], int | None], arguments: list[str]) -> int:
     # Read when torch loads. Without it, its idle threads spin, and a training that shares its cores takes four times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        with _terminate_as_interrupt(), ranks.only_first_prints():
+        with _stoppable(), ranks.only_first_prints():
             code = main_function(arguments) or 0
         ranks.leave()
         sys.stdout.flush()
@@ -100,24 +107,41 @@ def _how_to_resume(arguments: list[str]) -> str:
         output = finder.parse_known_args(arguments)[0].output
     except (argparse.ArgumentError, SystemExit):
         output = None
-    if output is None or not output.with_suffix(".ckpt").is_dir():
+    # Of a file X.gsd, and of a folder.
+    kept = [output.with_suffix(".ckpt"), output.with_name(f"{output.name}.ckpt")] if output and output.name else []
+    if not any(folder.is_dir() for folder in kept):
         return "stopped; nothing was written"
     again = [*(argument for argument in arguments if argument != "--resume"), "--resume"]
     return f"stopped; to continue: {_program()} {shlex.join(again)}"
 
 
 @contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """While inside, SIGTERM raises KeyboardInterrupt, so that a stopped run leaves what Ctrl-C leaves."""
+def _stoppable() -> Iterator[None]:
+    """While inside, SIGTERM raises KeyboardInterrupt as Ctrl-C does, so that a stopped run leaves the same; so does what either breaks.
+
+    An interrupt comes between any two operations, and what is interrupted may raise something else on its way out.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    stopped = False
 
     def interrupt(number: int, frame: object) -> None:
+        nonlocal stopped
+        stopped = True
+        sys.unraisablehook = lambda _: None  # of objects that are half made now
         raise KeyboardInterrupt
 
-    previous = signal.signal(signal.SIGTERM, interrupt)
+    wanted = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # it may be ignored
+        wanted.append(signal.SIGINT)
+    previous = {number: signal.signal(number, interrupt) for number in wanted}
     try:
         yield
+    except BaseException as error:
+        if stopped:
+            raise KeyboardInterrupt from error
+        raise
     finally:
-        signal.signal(signal.SIGTERM, previous if previous is not None else signal.SIG_DFL)
+        for number, handler in previous.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
