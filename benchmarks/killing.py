@@ -37,8 +37,8 @@ _OPERATION_OF = {"os.mkdir": "make", "os.rename": "rename", "os.remove": "remove
 class Watch:
     """Counts the steps of this process in one folder, tells them to the parent, and kills this process when it is told to."""
 
-    def __init__(self, shared: mmap.mmap, folder: Path, last: int | None, after_saving: bool) -> None:
-        self.shared, self.folder, self.last, self.after_saving = shared, f"{folder.resolve()}/", last, after_saving
+    def __init__(self, shared: mmap.mmap, folder: Path, last: int | None, saves: int | None) -> None:
+        self.shared, self.folder, self.last, self.saves = shared, f"{folder.resolve()}/", last, saves
         self.steps, self.kind, self.state = 0, KINDS[0], STATES[0]
         flush = os.fsync
 
@@ -70,8 +70,9 @@ class Watch:
     def _step(self, operation: str, state: str) -> None:
         self.steps += 1
         self._tell(operation, self.state)
-        saved = operation == OPERATIONS[3] and self.kind == KINDS[0]
-        if self.steps == self.last or (saved and self.after_saving):
+        if self.saves is not None:
+            self.saves -= operation == OPERATIONS[3] and self.kind == KINDS[0]
+        if self.steps == self.last or self.saves == 0:
             os.kill(os.getpid(), signal.SIGKILL)
         self._tell(operation, state)
 
@@ -112,7 +113,7 @@ def run(
     by: int = signal.SIGKILL,
     step: int | None = None,
     size: int | None = None,
-    after_saving: bool = False,
+    saves: int | None = None,
 ) -> Ended:
     """Fork, have the child call ``body(words)``, and wait for its end.
 
@@ -124,14 +125,14 @@ def run(
         by: a signal.
         step: before which it kills itself, 1 being the first.
         size: bytes that a file may have; the system kills who writes more, in the middle of it.
-        after_saving: it kills itself when it has saved anything in a checkpoint.
+        saves: it kills itself when it has saved so many states in checkpoints.
     """
     shared = mmap.mmap(-1, _SHARED.size)
     with tempfile.TemporaryFile() as log:
         begun = time.monotonic()
         child = os.fork()
         if not child:
-            _be_the_child(body, list(words), log.fileno(), size, lambda: Watch(shared, folder, step, after_saving))
+            _be_the_child(body, list(words), log.fileno(), size, lambda: Watch(shared, folder, step, saves))
         handle = os.pidfd_open(child)
         try:
             if after is not None and not select.select([handle], [], [], after)[0]:

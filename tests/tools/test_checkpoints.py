@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -106,6 +107,53 @@ def test_damaged_options(tmp_path):
     (path / "options.json").write_text("{")
     with pytest.raises(GsdError, match=r"options.json: damaged"):
         Checkpoint(path, {"steps": 3}, resume=True)
+
+
+def test_options_that_are_gone(tmp_path):
+    path = tmp_path / "x.ckpt"
+    Checkpoint(path, {"steps": 3}).save("state", ARRAYS)
+    (path / "options.json").unlink()
+    with pytest.raises(GsdError, match=r"options.json: damaged .*--force without --resume"):
+        Checkpoint(path, {"steps": 3}, resume=True)
+    assert Checkpoint(path, {"steps": 3}).names() == []
+
+
+def test_a_state_of_another_run_or_name_is_never_loaded(tmp_path):
+    one, other = (Checkpoint(tmp_path / f"{seed}.ckpt", {"seed": seed}) for seed in (1, 2))
+    for checkpoint in (one, other):
+        checkpoint.save("state", ARRAYS)
+        checkpoint.save("block-0", ARRAYS)
+    shutil.copy(other.path / "state.npz", one.path)
+    with pytest.raises(GsdError, match=r"state.npz: damaged .*another run"):
+        one.load("state")
+    shutil.copy(one.path / "block-0.npz", one.path / "block-1.npz")
+    with pytest.raises(GsdError, match=r"block-1.npz: damaged .*renamed"):
+        one.load("block-1")
+    assert one.load("block-0")[1] == {}
+
+
+def test_a_folder_whose_removal_was_cut_short_holds_nothing(tmp_path, monkeypatch):
+    """What is left may be less than what the left states rest on."""
+    checkpoint = Checkpoint(tmp_path / "x.ckpt", {"steps": 3})
+    for name in ("a", "b", "c"):
+        checkpoint.save(name, ARRAYS)
+    unlink, removed = os.unlink, []
+
+    def stop(path, *others, **options):
+        if len(removed) == 1:
+            raise KeyboardInterrupt
+        removed.append(path)
+        unlink(path, *others, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", stop)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoint.delete()
+    assert len(checkpoint.names()) == 2
+    again = Checkpoint(tmp_path / "x.ckpt", {"steps": 3}, resume=True)
+    assert (again.names(), again.path.exists()) == ([], False)
+    again.save("a", ARRAYS)
+    assert Checkpoint(tmp_path / "x.ckpt", {"steps": 3}, resume=True).names() == ["a"]
 
 
 def test_objects_and_odd_names_are_refused(tmp_path):

@@ -6,12 +6,13 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from gsdata.errors import BudgetError, ChecksumError
+from gsdata.errors import BudgetError, ChecksumError, GsdError
 from gsdata_tools import cli
 
 ROOTS = os.pathsep.join(str(Path(__file__).parents[2] / folder) for folder in (".", "tools"))
@@ -185,10 +186,53 @@ def test_signals_end_a_command_with_130(name):
     assert done.stderr == "-c: stopped; nothing was written\n"
 
 
-def test_the_handler_of_sigterm_is_put_back():
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize("error", [ValueError, SystemExit, GsdError])
+def test_what_an_interrupt_breaks_says_nothing(error, capsys):
+    """A zip that is being written, say, does not close, and objects that are half made cannot be destroyed."""
+
+    class Half:
+        def __del__(self):
+            raise AttributeError("not made yet")
+
+    def body(argv):
+        half = Half()
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(20)
+        finally:
+            del half
+            raise error("cannot close")
+
+    hook = sys.unraisablehook
+    assert cli.run(body, []) == 130
+    assert capsys.readouterr().err.strip().endswith(": stopped; nothing was written")
+    assert sys.unraisablehook is hook
+    with pytest.raises(ZeroDivisionError):  # without an interrupt everything is said
+        cli.run(lambda argv: 1 // 0, [])
+
+
+def test_an_ignored_interrupt_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert cli.run(lambda argv: os.kill(os.getpid(), signal.SIGINT), []) == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGTERM])
+def test_handlers_are_put_back(name):
+    before = signal.getsignal(name)
     cli.run(lambda argv: None, [])
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(name) is before
+
+
+def test_a_folder_with_a_dot_in_its_name_is_resumed_too(tmp_path, capsys):
+    (tmp_path / "e.v1.ckpt").mkdir()
+    assert cli.run(raiser(KeyboardInterrupt()), ["-o", str(tmp_path / "e.v1")]) == 130
+    assert "to continue" in capsys.readouterr().err
+    for output in (".", "/", str(tmp_path / "e.v2")):
+        assert cli.run(raiser(KeyboardInterrupt()), ["-o", output]) == 130
+        assert "nothing was written" in capsys.readouterr().err
 
 
 def test_a_closed_pipe_makes_no_noise():

@@ -146,6 +146,33 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(source, tmp_path, monkeypa
     assert not (tmp_path / "part.ckpt").exists()
 
 
+def test_an_older_larger_set_goes_also_if_the_run_is_stopped_before_it_comes_to_that(source, tmp_path, monkeypatch):
+    assert _encode(source, tmp_path / "whole", "--shards", "2") == 0
+    assert _encode(source, tmp_path / "part", "--shards", "4", "--seed", "1") == 0
+    plan_steps = encode_run.Run.plan_steps
+
+    def stop(self, *arguments):
+        plan_steps(self, *arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(encode_run.Run, "plan_steps", stop)
+        assert _encode(source, tmp_path / "part", "--shards", "2", "--force") == 130
+    assert len(contents(tmp_path / "part")) == 4
+    assert _encode(source, tmp_path / "part", "--shards", "2", "--resume") == 0
+    assert contents(tmp_path / "part") == contents(tmp_path / "whole")
+
+
+def test_sets_whose_names_differ_after_a_dot_have_checkpoints_of_their_own(source, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr(encode_shards, "_report", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert _encode(source, tmp_path / "s.v1", "--shards", "2") == 130
+    assert "--resume" in capsys.readouterr().err
+    assert _encode(source, tmp_path / "s.v2", "--shards", "2") == 0
+    assert _encode(source, tmp_path / "s.v1", "--shards", "2", "--resume") == 0
+    assert contents(tmp_path / "s.v1") == contents(tmp_path / "s.v2")
+
+
 @pytest.mark.parametrize("damage", ["cut", "byte", "other"])
 def test_a_finished_shard_is_verified_before_it_is_kept(source, tmp_path, monkeypatch, capsys, damage):
     assert _encode(source, tmp_path / "whole", "--shards", "2") == 0

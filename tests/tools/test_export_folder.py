@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
+from gsdata_tools import export_folder
 from gsdata_tools.export_folder import check_file, check_folder, new_file, new_folder, write_index
 from gsdata_tools.usage import UsageError
 
@@ -35,6 +37,24 @@ def test_a_folder_is_there_in_full_or_not_at_all(tmp_path: Path) -> None:
         write_index(new, {"schema": "gsd-export/1"})
     assert [entry.name for entry in out.iterdir()] == ["export.json"]
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_export_is_replaced_in_one_step_where_the_system_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    an_export(out)
+    for exchanged in (True, False):
+        with monkeypatch.context() as patch:
+            if exchanged and sys.platform.startswith("linux"):
+                patch.setattr(export_folder, "_replace", lambda *_: pytest.fail("two steps"))
+            else:
+                patch.setattr(export_folder, "_exchange", lambda *_: False)
+            with new_folder(out, force=True) as new:
+                (new / f"{exchanged}.txt").write_text("new")
+                write_index(new, {"schema": "gsd-export/1"})
+        assert sorted(entry.name for entry in out.iterdir()) == [f"{exchanged}.txt", "export.json"]
+        assert list(tmp_path.iterdir()) == [out]
 
 
 def test_what_appears_meanwhile_stays(tmp_path: Path) -> None:
