@@ -10,6 +10,7 @@ file grows beyond a limit.
 
 from __future__ import annotations
 
+import json
 import mmap
 import os
 import resource
@@ -24,6 +25,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from gsdata.errors import GsdError
+from gsdata_tools.checkpoints import Checkpoint
 
 Body = Callable[[list[str]], "int | None"]
 
@@ -167,3 +171,45 @@ def _be_the_child(body: Body, words: list[str], log: int, size: int | None, watc
         traceback.print_exc()
     finally:
         os._exit(code)
+
+
+def torn(ckpt: Path) -> list[str]:
+    """What cannot be read in the folder of a checkpoint."""
+    options = ckpt / "options.json"
+    if not options.exists():
+        states = [] if (ckpt / "ended.json").exists() else [*ckpt.glob("*.npz")]
+        return [f"{path}: without options" for path in states]
+    try:
+        checkpoint = Checkpoint(ckpt, json.loads(options.read_bytes()), resume=True)
+        for name in checkpoint.names():
+            checkpoint.load(name)
+    except (GsdError, ValueError) as error:
+        return [str(error)]
+    return []
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The bytes of every file under a final name, by path; of reports what no clock decides."""
+    found = {}
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and ".ckpt/" not in name and not _is_temporary(name):
+            found[name] = _timeless(path.read_bytes()) if path.suffix == ".json" else path.read_bytes()
+    return found
+
+
+def temporaries(folder: Path) -> list[str]:
+    """Left-over temporaries, also those of checkpoints; what is in a folder of them counts with it."""
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob(".gsdata-*.tmp")]
+    return [name for name in names if not _is_temporary(name.rpartition("/")[0])]
+
+
+def _is_temporary(name: str) -> bool:
+    return any(part.startswith(".gsdata-") and part.endswith(".tmp") for part in name.split("/"))
+
+
+def _timeless(text: bytes) -> bytes:
+    said = json.loads(text)
+    if isinstance(said, dict):
+        said = {key: value for key, value in said.items() if key not in ("seconds", "images_per_second")}
+    return json.dumps(said, sort_keys=True).encode()

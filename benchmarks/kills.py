@@ -31,7 +31,6 @@ import numpy as np
 import gsdata
 import killing
 from environment import hardware, versions
-from gsdata.errors import GsdError
 from gsdata.testing import make_codes
 from gsdata_tools import (
     blocks,
@@ -47,7 +46,6 @@ from gsdata_tools import (
     monitors,
     sources,
 )
-from gsdata_tools.checkpoints import Checkpoint
 
 WAYS = ("clock", "step", "write")
 LAZY = (
@@ -187,7 +185,7 @@ class Trial:
             shutil.rmtree(made, ignore_errors=True)
             made.mkdir()
             self.undisturbed = _run_to_its_end(command, made, *more)
-        self.old, self.new = contents(self.older), contents(self.folder)
+        self.old, self.new = killing.contents(self.older), killing.contents(self.folder)
         self.largest = max(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
 
     def chain(self, ways: tuple[str, ...]) -> None:
@@ -203,7 +201,7 @@ class Trial:
                 break
             self._look(over)
             # Who was killed before the older result was touched starts again; everyone else goes on.
-            left = contents(self.folder)
+            left = killing.contents(self.folder)
             untouched = over and any(left.get(name) == data != self.new.get(name) for name, data in self.old.items())
             words = [
                 *(["--force"] if over else []),
@@ -264,10 +262,17 @@ class Trial:
             wanted = "to continue: " if left else "stopped; nothing was written"
             if ended.code == -STOPS[way] and not ended.steps:  # before the command took charge of it
                 return True
-            if ended.code != 130 or len(said.splitlines()) != 1 or wanted not in said or temporaries(self.folder):
-                self.tally.lost.append(f"{way}: exit code {ended.code}, {temporaries(self.folder)}, said: {said}")
+            if (
+                ended.code != 130
+                or len(said.splitlines()) != 1
+                or wanted not in said
+                or killing.temporaries(self.folder)
+            ):
+                self.tally.lost.append(
+                    f"{way}: exit code {ended.code}, {killing.temporaries(self.folder)}, said: {said}"
+                )
             return True
-        over = ended.code == 2 and contents(self.folder) == self.new and not [*self.folder.glob("*.ckpt")]
+        over = ended.code == 2 and killing.contents(self.folder) == self.new and not [*self.folder.glob("*.ckpt")]
         if ended.code and not over:  # 2: it was killed after its work was done
             self.tally.lost.append(f"exit code {ended.code}: {ended.said}")
         self._look(False, at_the_end=True)
@@ -275,7 +280,7 @@ class Trial:
 
     def _look(self, over: bool, at_the_end: bool = False) -> None:
         """Note what is lost in the folder as it is now."""
-        found, left = contents(self.folder), temporaries(self.folder)
+        found, left = killing.contents(self.folder), killing.temporaries(self.folder)
         self.tally.most_temporaries = max(self.tally.most_temporaries, len(left))
         for name, data in found.items():
             if data != self.new.get(name) and not (over and data == self.old.get(name)):
@@ -283,52 +288,10 @@ class Trial:
         if self.command.whole and found not in ((self.new, self.old) if over else (self.new, {})):
             self.tally.lost.append(f"a part of the output is there: {sorted(found)}")
         for ckpt in self.folder.glob("*.ckpt"):
-            self.tally.lost += torn(ckpt)
+            self.tally.lost += killing.torn(ckpt)
         if at_the_end and (found != self.new or left or [*self.folder.glob("*.ckpt")]):
             wrong = sorted(name for name in {*found, *self.new} if found.get(name) != self.new.get(name))
             self.tally.lost.append(f"at the end {wrong} are not what they should be, and {left} are left")
-
-
-def torn(ckpt: Path) -> list[str]:
-    """What cannot be read in the folder of a checkpoint."""
-    options = ckpt / "options.json"
-    if not options.exists():
-        states = [] if (ckpt / "ended.json").exists() else [*ckpt.glob("*.npz")]
-        return [f"{path}: without options" for path in states]
-    try:
-        checkpoint = Checkpoint(ckpt, json.loads(options.read_bytes()), resume=True)
-        for name in checkpoint.names():
-            checkpoint.load(name)
-    except (GsdError, ValueError) as error:
-        return [str(error)]
-    return []
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """The bytes of every file under a final name, by path; of reports what no clock decides."""
-    found = {}
-    for path in folder.rglob("*"):
-        name = path.relative_to(folder).as_posix()
-        if path.is_file() and ".ckpt/" not in name and not _is_temporary(name):
-            found[name] = _timeless(path.read_bytes()) if path.suffix == ".json" else path.read_bytes()
-    return found
-
-
-def temporaries(folder: Path) -> list[str]:
-    """Left-over temporaries, also those of checkpoints; what is in a folder of them counts with it."""
-    names = [path.relative_to(folder).as_posix() for path in folder.rglob(".gsdata-*.tmp")]
-    return [name for name in names if not _is_temporary(name.rpartition("/")[0])]
-
-
-def _is_temporary(name: str) -> bool:
-    return any(part.startswith(".gsdata-") and part.endswith(".tmp") for part in name.split("/"))
-
-
-def _timeless(text: bytes) -> bytes:
-    said = json.loads(text)
-    if isinstance(said, dict):
-        said = {key: value for key, value in said.items() if key not in ("seconds", "images_per_second")}
-    return json.dumps(said, sort_keys=True).encode()
 
 
 def measure(command: Command, folder: Path, kills: int, stops: int, seed: int) -> dict[str, Any]:
