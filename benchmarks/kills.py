@@ -326,7 +326,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="mnist", help="real images")
     parser.add_argument("--limit", type=int, default=200, help="how many of them")
-    parser.add_argument("--kills", type=int, default=50, help="of each command, at least")
+    parser.add_argument("--kills", type=int, default=30, help="of each command, at least")
     parser.add_argument("--saves", type=int, default=200, help="kills of gsdata.save, at least")
     parser.add_argument("--stops", type=int, default=20, help="by Ctrl-C and SIGTERM, of each command, at least")
     parser.add_argument("--only", nargs="+", metavar="WORD", help="commands whose names contain one of these")

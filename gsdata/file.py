@@ -12,8 +12,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gsdata import streams
-from gsdata.atomic import write_atomically
+from gsdata import atomic, streams
 from gsdata.budget import Budget
 from gsdata.chunks import Chunks
 from gsdata.container import (
@@ -233,7 +232,7 @@ class GsdFile:
     def save(self, path: str | os.PathLike[str]) -> int:
         """Write the file as it is, byte for byte and atomically; returns its size."""
         data = self.to_bytes()
-        write_atomically(path, data)
+        atomic.write_atomically(path, data)
         return len(data)
 
     def to_bytes(self) -> bytes:
