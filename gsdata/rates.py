@@ -55,7 +55,8 @@ def stream_rates(container: Container, chunks: Chunks) -> list[StreamRate]:
                     if plane.stream == number:
                         values += symbols.astype(np.int64) << plane.shift
                 key, before, cost = (section, name), coded.get((section, name), 0.0), bits[number]
-                counts[key] = counts.get(key, np.zeros(1 << 16, np.int64)) + np.bincount(values, minlength=1 << 16)
+                found = np.bincount(values)  # short: a file may have many small chunks
+                counts.setdefault(key, np.zeros(1 << 16, np.int64))[: len(found)] += found
                 coded[key] = None if before is None or cost is None else before + cost
     return [_rate(key, counts[key], coded[key]) for key in counts]
 
