@@ -102,20 +102,19 @@ def join(device: str) -> None:
     _rank, _world = number, size
 
 
-def leave() -> None:
-    """Part from the others, after ``wait``."""
-    global _rank, _world, _store
+def leave(code: int) -> None:
+    """Part from the others, after ``wait``, and end the process; does nothing without others."""
     if _world > 1:
         from torch import distributed
 
         distributed.destroy_process_group()
-        _rank, _world, _store = 0, 1, None
+        end_at_once(code)
 
 
 def end_at_once(code: int) -> None:
-    """End a process that failed among others; does nothing without others.
+    """End a process among others, failed or not; does nothing without others.
 
-    The interpreter's own end would wait for torch's connections to processes that may be gone, or abort on them.
+    The interpreter's own end would wait for torch's connections to processes that may be gone, or abort on threads that still end.
     """
     if _world > 1:
         sys.stdout.flush()

@@ -50,8 +50,8 @@ def _run(main_function: Callable[[list[str]], int | None], arguments: list[str])
     try:
         with _stoppable(), ranks.only_first_prints():
             code = main_function(arguments) or 0
-        ranks.leave()
         sys.stdout.flush()
+        ranks.leave(code)
     except SystemExit as stop:  # argparse has said why
         return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
     except KeyboardInterrupt:
