@@ -197,16 +197,13 @@ class Trial:
             way = self.draws.choice(ways)
             ended = self._run(words, way)
             self.tally.runs += 1
+            if over and ended.code == 2 and "start again with --force and without --resume" in ended.said:
+                words = ["--force"]  # it was killed before it had removed all that it overwrites
+                continue
             if not self._was_ended(ended, way):
                 break
             self._look(over)
-            # Who was killed before the older result was touched starts again; everyone else goes on.
-            left = killing.contents(self.folder)
-            untouched = over and any(left.get(name) == data != self.new.get(name) for name, data in self.old.items())
-            words = [
-                *(["--force"] if over else []),
-                *(() if untouched and not self.command.whole else self.command.again),
-            ]
+            words = [*(["--force"] if over else []), *self.command.again]
         self.tally.chains += 1
 
     def progress(self) -> dict[str, int]:
@@ -260,8 +257,8 @@ class Trial:
             self.tally.stops[way][f"exit code {ended.code}"] += 1
             left = [*self.folder.glob("*.ckpt")]
             wanted = "to continue: " if left else "stopped; nothing was written"
-            if ended.code == -STOPS[way] and not ended.steps:  # before the command took charge of it
-                return True
+            if not ended.steps and ended.code in (-STOPS[way], 70) and "main_function" not in said:
+                return True  # before the command took charge of signals
             if (
                 ended.code != 130
                 or len(said.splitlines()) != 1
@@ -326,7 +323,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="mnist", help="real images")
     parser.add_argument("--limit", type=int, default=200, help="how many of them")
-    parser.add_argument("--kills", type=int, default=30, help="of each command, at least")
+    parser.add_argument("--kills", type=int, default=60, help="of each command, at least")
     parser.add_argument("--saves", type=int, default=200, help="kills of gsdata.save, at least")
     parser.add_argument("--stops", type=int, default=20, help="by Ctrl-C and SIGTERM, of each command, at least")
     parser.add_argument("--only", nargs="+", metavar="WORD", help="commands whose names contain one of these")

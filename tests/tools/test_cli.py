@@ -211,6 +211,21 @@ def test_what_an_interrupt_breaks_says_nothing(error, capsys):
         cli.run(lambda argv: 1 // 0, [])
 
 
+@pytest.mark.parametrize("signals", [1, 2])
+def test_an_interrupt_waits_for_a_compiler_but_a_second_one_does_not(signals, capsys):
+    """What Numba and LLVM have half made when they are interrupted is freed twice."""
+    done = []
+
+    def body(argv):
+        code = "for _ in range(signals): os.kill(os.getpid(), 15)\nfor _ in range(20): time.sleep(0.01)\ndone.append(1)"
+        exec(code, {"__name__": "llvmlite.binding.ffi", "os": os, "time": time, "signals": signals, "done": done})
+        time.sleep(20)
+
+    assert cli.run(body, []) == 130
+    assert done == [1][: 2 - signals]
+    assert capsys.readouterr().err.endswith(": stopped; nothing was written\n")
+
+
 def test_an_ignored_interrupt_stays_ignored():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

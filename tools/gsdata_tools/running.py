@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from gsdata.errors import BudgetError, GsdError
 from gsdata_tools import ranks
@@ -119,15 +120,26 @@ def _how_to_resume(arguments: list[str]) -> str:
 def _stoppable() -> Iterator[None]:
     """While inside, SIGTERM raises KeyboardInterrupt as Ctrl-C does, so that a stopped run leaves the same; so does what either breaks.
 
-    An interrupt comes between any two operations, and what is interrupted may raise something else on its way out.
+    An interrupt comes between any two operations, and what is interrupted may raise something else on its way out. Only Numba and LLVM are
+    let finish first, until there is a second one: of what they have half made, some is freed twice, and the process crashes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    stopped = False
+    stopped = waiting = False
+    later = threading.Timer(0, lambda: None)
 
-    def interrupt(number: int, frame: object) -> None:
-        nonlocal stopped
+    def send_again(number: int) -> None:
+        nonlocal waiting
+        waiting = False
+        os.kill(os.getpid(), number)
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal stopped, waiting, later
+        if not waiting and _is_compiling(frame):
+            waiting, later = True, threading.Timer(0.01, send_again, (number,))
+            later.start()
+            return
         stopped = True
         sys.unraisablehook = lambda _: None  # of objects that are half made now
         raise KeyboardInterrupt
@@ -143,5 +155,15 @@ def _stoppable() -> Iterator[None]:
             raise KeyboardInterrupt from error
         raise
     finally:
+        later.cancel()
         for number, handler in previous.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+
+def _is_compiling(frame: FrameType | None) -> bool:
+    """Whether Numba or LLVM is at work, if only to load what was compiled before."""
+    while frame is not None:
+        if str(frame.f_globals.get("__name__")).partition(".")[0] in ("numba", "llvmlite"):
+            return True
+        frame = frame.f_back
+    return False
