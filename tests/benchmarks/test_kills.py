@@ -83,17 +83,18 @@ def test_what_is_lost_is_noticed(tmp_path, fault, words):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_commands_that_are_killed_lose_nothing(tmp_path):
     draws = np.random.default_rng(0)
     y = np.arange(120) % 4
     x = (draws.integers(0, 100, (120, 28, 28, 1)) + 40 * y[:, None, None, None]).astype(np.uint8)
     np.savez(tmp_path / "data.npz", x=x, y=y)
     command = [sys.executable, "benchmarks/kills.py", "--data", str(tmp_path / "data.npz"), "--limit", "100"]
-    numbers = ["--kills", "6", "--saves", "30", "--stops", "4", "--output", str(tmp_path / "kills.json")]
+    numbers = ["--kills", "3", "--saves", "20", "--stops", "2", "--output", str(tmp_path / "kills.json")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([*command, *numbers], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads((tmp_path / "kills.json").read_text())
     assert (result["lost"], len(result["commands"])) == (0, 11)
     assert result["kills"] >= 90
-    assert result["stops"] >= 40
+    assert result["stops"] >= 20
