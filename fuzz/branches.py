@@ -20,7 +20,7 @@ except ModuleNotFoundError:
     sys.exit("this needs coverage.py, which is not installed: pip install 'gsdata[fuzz]'")
 
 PACKAGE = Path(__file__).resolve().parents[1] / "gsdata"
-MODULES = ("container.py", "file.py", "quantize.py")
+MODULES = ("byte_source.py", "container.py", "file.py", "quantize.py")
 LEAST = 98.0
 
 

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import gsdata
 import oracle
 from errors import FormatError as SpecError
-from gsdata import container, mutating, testing
+from gsdata import byte_source, container, mutating, testing
 from gsdata.accidents import MAGIC
 from gsdata.quantize import Codes, Quantizer, concatenate, fit_quantizers, quantize
 from header import table as table_by_reader
@@ -201,7 +201,7 @@ def containers_keep_their_sections(raws: list[bytes], level: int, wrong: int) ->
     sections = [(name, 0, raw) for name, raw in zip(names, raws, strict=True)]
     coded = {(names[0], 0): b""} if raws and raws[0] else {}
     data = container.write_container({"sections": names}, sections[::-1], level, coded)
-    read = container.read_container(container.MemorySource(data))
+    read = container.read_container(byte_source.MemorySource(data))
     for section, raw in zip(read.sections, raws, strict=True):
         said = (gsdata.FormatError, gsdata.LimitError)[wrong > container.MAX_RAW]
         if wrong != len(raw):

@@ -9,14 +9,12 @@ zstd frame declares against the size that the *caller* derived, and only then de
 
 from __future__ import annotations
 
-import os
 import struct
-import weakref
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import zstandard
@@ -24,10 +22,11 @@ from numpy.typing import NDArray
 
 from gsdata import canonical
 from gsdata.accidents import MAGIC, what_else
+from gsdata.byte_source import Source
 from gsdata.errors import ChecksumError, FormatError, LimitError, VersionError
 
 VERSION = (1, 0)
-"""The newest version that this reader knows. What needs no newer one is written as 1.0, also when there is one."""
+"""The newest version that this reader knows, and what is written. With a minor to come, what does not need it stays 1.0 (FORMAT.md)."""
 PREAMBLE = struct.Struct("<8sHHIIIQ")  # magic, major, minor, flags, header length, section count, file length
 CRC = struct.Struct("<I")
 PREAMBLE_SIZE = PREAMBLE.size + CRC.size
@@ -57,62 +56,6 @@ MAX_RAW = 16 << 20
 MAX_WINDOW = 16 << 20
 KNOWN_FEATURES: frozenset[str] = frozenset()
 """Names that the header's ``required`` may hold; this version defines none."""
-
-
-class Source(Protocol):
-    """Where bytes come from: ``size`` of all, and ``read`` of a range (short at the end, never blocking)."""
-
-    size: int
-    name: str
-
-    def read(self, offset: int, length: int) -> bytes:
-        """Up to ``length`` bytes from ``offset``."""
-
-
-class MemorySource:
-    """Bytes in memory."""
-
-    def __init__(self, data: bytes, name: str = "<bytes>") -> None:
-        self.data, self.name, self.size = data, name, len(data)
-
-    def read(self, offset: int, length: int) -> bytes:
-        """Up to ``length`` bytes from ``offset``."""
-        return self.data[offset : offset + length]
-
-
-class FileSource:
-    """An open file, read by position: threads and forked workers share the descriptor without sharing an offset.
-
-    A file that is replaced (not overwritten) stays readable as it was when it was opened.
-    """
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.name = os.fspath(path)
-        self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-        # Closing is optional: the descriptor goes with the object, without a warning.
-        self._close = weakref.finalize(self, os.close, self._descriptor)
-        self.size = os.fstat(self._descriptor).st_size
-
-    def read(self, offset: int, length: int) -> bytes:
-        """Up to ``length`` bytes from ``offset``.
-
-        Raises:
-            ValueError: the source was closed.
-        """
-        if not self._close.alive:
-            raise ValueError(f"{self.name}: the file was closed; open it again")
-        parts = []
-        while length > 0:  # one call reads at most 2 GiB
-            part = os.pread(self._descriptor, min(length, 1 << 30), offset)
-            if not part:
-                break
-            parts.append(part)
-            offset, length = offset + len(part), length - len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def close(self) -> None:
-        """Give the descriptor back."""
-        self._close()
 
 
 @dataclass(frozen=True)
@@ -345,22 +288,24 @@ def read_container(source: Source) -> Container:
 
 def _check_names(header: Mapping[str, Any], name: str) -> list[str]:
     """The names of the sections, once it is clear that this reader may read the table."""
-    found: list[str] = []
-    for key in ("required", "sections"):
-        value = header.get(key, [] if key == "required" else None)
-        good = isinstance(value, list) and all(isinstance(n, str) for n in value)
-        if good and key == "required" and (unknown := [n for n in value if n not in KNOWN_FEATURES]):
-            # Before all else that the header says: a feature may give it another meaning.
+    lists = {"required": header.get("required", []), "sections": header.get("sections")}
+    # Before all else that the header says: a feature may give it another meaning.
+    for feature in lists["required"] if _is_texts(lists["required"]) else ():
+        if feature not in KNOWN_FEATURES:
             raise VersionError(
-                f"{name}: the file needs the feature {unknown[0]!r:.80}, which this reader does not know (header at offset "
+                f"{name}: the file needs the feature {feature!r:.80}, which this reader does not know (header at offset "
                 f"{PREAMBLE_SIZE}); update gsdata"
             )
-        if not good or len(set(value)) != len(value):
+    for key, names in lists.items():
+        if not _is_texts(names) or len(set(names)) != len(names):
             raise FormatError(
                 f"{name}: '{key}' in the header at offset {PREAMBLE_SIZE} must be a list of different names"
             )
-        found = value
-    return found
+    return list(header["sections"])
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def _header_bytes(stored: bytes, flags: int, where: str) -> bytes:

@@ -14,14 +14,13 @@ from numpy.typing import NDArray
 
 from gsdata import atomic, streams
 from gsdata.budget import Budget
+from gsdata.byte_source import FileSource, MemorySource
 from gsdata.chunks import Chunks
 from gsdata.container import (
     PREAMBLE_SIZE,
     SECTION,
     VERSION,
     Container,
-    FileSource,
-    MemorySource,
     Section,
     read_container,
 )

@@ -18,6 +18,7 @@ import zstandard
 
 from gsdata import canonical, container
 from gsdata.accidents import MAGIC
+from gsdata.byte_source import MemorySource
 from gsdata.container import CRC, PREAMBLE, PREAMBLE_SIZE, SECTION
 
 Sections: TypeAlias = list[list[Any]]
@@ -30,7 +31,7 @@ def take_apart(data: bytes) -> tuple[dict[str, Any], Sections]:
     Raises:
         GsdError: it is not good.
     """
-    opened = container.read_container(container.MemorySource(data))
+    opened = container.read_container(MemorySource(data))
     sections = [
         [opened.names.index(s.name), s.codec, 0, s.chunk, opened.read_stored(s), s.raw_size] for s in opened.sections
     ]

@@ -14,13 +14,12 @@ from hypothesis import strategies as st
 
 import gsdata
 from gsdata import canonical
+from gsdata.byte_source import FileSource, MemorySource
 from gsdata.container import (
     MAX_HEADER,
     MAX_RAW,
     STORED,
     ZSTD,
-    FileSource,
-    MemorySource,
     read_container,
     write_container,
 )

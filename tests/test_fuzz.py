@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import gsdata.file as gsdata_file
-from gsdata import container, streams
+from gsdata import byte_source, container, streams
 from gsdata.errors import GsdError
 from gsdata.quantize import Quantizer
 
@@ -211,9 +211,9 @@ def test_properties_of_writing(name: str) -> None:
             lambda self, values: np.searchsorted(self.thresholds, values, side="left"),
         ),
         ("parts_of_a_file_make_it_up", streams.Labels, "select", lambda self, indices: self),
-        ("a_file_is_the_same_wherever_it_is_read_from", container.FileSource, "close", lambda self: None),
+        ("a_file_is_the_same_wherever_it_is_read_from", byte_source.FileSource, "close", lambda self: None),
         ("containers_keep_their_sections", container, "ZSTD_MAGIC", b"none"),
-        ("a_path_is_refused_as_its_bytes_are", container.MemorySource, "read", lambda self, at, length: self.data),
+        ("a_path_is_refused_as_its_bytes_are", byte_source.MemorySource, "read", lambda self, at, length: self.data),
         ("codes_agree_with_their_quantizers", writing, "concatenate", lambda parts: parts[-1]),
     ],
 )
